@@ -1,0 +1,92 @@
+"""The statements that both of the authority's clients send, with PostgreSQL's own placeholders, and what their rows say. No driver.
+
+Columns come in types that both drivers read alike; what is a list of rows is jsonb.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple, Protocol
+
+from flashsale.contract import wire
+from flashsale.contract.stock import Reading, Watched
+
+
+class Row(Protocol):
+    """As both drivers have it, in the order of the statement's columns."""
+
+    def __getitem__(self, column: str, /) -> Any: ...
+    def values(self) -> Iterable[Any]: ...
+
+
+Rows = Sequence[Row]
+
+
+class Stock(NamedTuple):
+    """One SKU's count after the movement ``seq``; ``as_of`` is the authority's time."""
+
+    available: int
+    seq: int
+    as_of: datetime
+
+
+PURCHASE = "SELECT * FROM purchase_document WHERE id = $1 AND buyer = $2"
+
+STANDING = """
+    SELECT a.verdict AS attempt_verdict, p.fingerprint, d.*
+    FROM (SELECT $1::uuid AS rid, $2::uuid AS purchase) q
+    LEFT JOIN attempt a ON a.rid = q.rid AND a.purchase_id = q.purchase
+    LEFT JOIN purchase p ON p.id = q.purchase AND p.buyer = $3
+    LEFT JOIN purchase_document d ON d.id = p.id"""
+
+SALES = """
+    SELECT s.id, s.merchant_id, s.name, s.opens, s.closes, s.buyer_limit, s.hold_seconds, s.currency,
+           CASE WHEN s.state = 'ENDED' OR now() >= s.closes THEN 'ENDED'
+                WHEN s.state = 'OPEN' AND now() < s.opens THEN 'SCHEDULED' ELSE s.state END AS state,
+           (SELECT coalesce(jsonb_agg(jsonb_build_array(i.sku, i.name, i.price_minor, k.total, k.available, k.seq)
+                                      ORDER BY i.sku), '[]')
+            FROM item i JOIN stock k USING (sku) WHERE i.sale_id = s.id) AS items
+    FROM sale s WHERE $1::text IS NULL OR s.id = $1 ORDER BY s.opens, s.id"""
+
+STOCK = "SELECT available, seq, clock_timestamp() AS at FROM stock WHERE sku = $1"
+
+# The time when the statement began: a clock read within it could be later than its snapshot, and promise too much.
+WATCHED = """
+    SELECT now() AS as_of, k.sku, k.available, k.seq, k.sale_id,
+           CASE WHEN k.state = 'ENDED' OR now() >= k.closes THEN 'ENDED'
+                WHEN k.state = 'OPEN' AND now() < k.opens THEN 'SCHEDULED' ELSE k.state END AS state,
+           k.opens, k.closes
+    FROM unnest($1::text[]) w (sku) LEFT JOIN stock k ON k.sku = w.sku"""
+
+CANCEL = "SELECT cancel_purchase($1, $2) AS refused"
+
+START_PAYMENT = "SELECT start_payment($1, $2, $3, $4) AS refused"
+
+
+def sales(rows: Rows) -> list[wire.Sale]:
+    """What SALES found."""
+    return [
+        wire.Sale(
+            row["id"],
+            row["merchant_id"],
+            row["name"],
+            row["state"],
+            row["opens"],
+            row["closes"],
+            row["buyer_limit"],
+            row["hold_seconds"],
+            row["currency"],
+            tuple(wire.SaleItem(*values) for values in row["items"]),
+        )
+        for row in rows
+    ]
+
+
+def stock(rows: Rows) -> Stock | None:
+    """What STOCK found."""
+    return Stock(rows[0]["available"], rows[0]["seq"], rows[0]["at"]) if rows else None
+
+
+def reading(rows: Rows) -> Reading:
+    """What WATCHED found; it has a row for each SKU that was asked for, also where there is no such item."""
+    items = [Watched(*list(row.values())[1:]) for row in rows if row["sku"] is not None]
+    return Reading(rows[0]["as_of"], {item.sku: item for item in items})
