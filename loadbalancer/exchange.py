@@ -1,0 +1,278 @@
+"""One request on its way to one answer: choose a server, send, send again if the law allows, relay.
+
+``retry.py`` holds the law. Here is kept what the law asks: whether a byte was handed to a connection, whether everything
+that came of the body is still here, and whether the client was sent some of an answer.
+"""
+
+from typing import TYPE_CHECKING
+
+from loadbalancer import answers, retry
+from loadbalancer.http1 import forward
+from loadbalancer.http1.head import RequestHead, ResponseHead
+from loadbalancer.servers import Server
+from loadbalancer.sockets import keep_little_received
+from loadbalancer.upstream import ServerConnection
+
+if TYPE_CHECKING:
+    from loadbalancer.client import ClientConnection
+    from loadbalancer.proxy import Proxy
+
+KEPT_BYTES_MAX = 16 * 1024  # of a body, for sending it again
+WAITING_BYTES_MAX = 64 * 1024  # of a body, while a connection is being made
+EVENT_STREAM = b"text/event-stream"
+
+
+class Exchange:
+    """Owned by a client's connection; lent a server's connection from the request's first byte to the answer's last."""
+
+    def __init__(self, proxy: "Proxy", client: "ClientConnection", head: RequestHead) -> None:
+        self.client = client
+        self.head = head
+        self.began = proxy.now()
+        self.is_started = False
+        self.is_stream = False  # its answer is an event stream, which ends when somebody ends it
+        self.status = 0  # of the answer, once its head has been relayed
+        self.server: Server | None = None  # while it is at work
+        self.body_bytes = 0  # that came of the request's body
+        self.silence_s = proxy.config.response_timeout  # allowed before the answer, then between two pieces of it
+        self.served_by = ""  # the last one tried
+        self._proxy = proxy
+        self._key = proxy.farm.key_of(head, client.address)
+        self._tried: list[Server] = []
+        self._connection: ServerConnection | None = None
+        self._was_reused = False
+        self._is_over = False
+        self._was_sent = False
+        self._sent_at = 0.0
+        self._attempts = 0
+        self._body: list[bytes] | None = []  # what came of it; None once some of it was let go
+        self._is_complete = False
+        self._chunks_out = False
+        self._may_reuse = False
+
+    # From the client.
+
+    def start(self) -> None:
+        """Everything that came at once is here: choose a server."""
+        self.is_started = True
+        self._proxy.budget.earn()
+        self._attempt(self._proxy.farm.choose(self._key, self._tried))
+
+    def take(self, payload: bytes) -> None:
+        """More of the request's body."""
+        self.body_bytes += len(payload)
+        if self._body is not None:
+            self._body.append(payload)
+        if self._connection is not None:
+            self._connection.transport.write(forward.chunk(payload) if self.head.framing.chunked else payload)
+            self._let_go()
+        elif self.body_bytes > WAITING_BYTES_MAX:
+            self.client.pause_reading()
+
+    def take_end(self) -> None:
+        """The request is complete."""
+        self._is_complete = True
+        if self._connection is not None:
+            if self.head.framing.chunked:
+                self._connection.transport.write(forward.LAST_CHUNK)
+            self._await_answer()
+
+    def drop(self) -> None:
+        """The client is gone, or is not to be answered any more. The server's connection ends with it."""
+        connection = self._connection
+        self._end()
+        if connection is not None:
+            connection.close()
+
+    def time_out(self) -> None:
+        """The server did not begin its answer in time, or fell silent within it."""
+        if self._connection is None or self.server is None:
+            self._give_up("no connection in time")
+            return
+        self.server.lost += 1
+        self.drop()
+        if self.status:
+            self.client.break_off()
+        else:
+            self.client.fail(answers.too_slow())
+
+    def pause_answer(self) -> None:
+        """The client does not read as fast as the server writes."""
+        if self._connection is not None:
+            self._connection.transport.pause_reading()
+
+    def resume_answer(self) -> None:
+        """It has caught up."""
+        if self._connection is not None:
+            self._connection.transport.resume_reading()
+
+    # From the pool or the network.
+
+    def connected(self, connection: ServerConnection, *, is_reused: bool) -> None:
+        """Send what is here, in one write."""
+        self._connection = connection
+        self._was_reused = is_reused
+        connection.begin(self, self.head.method)
+        assert self._body is not None
+        parts = [forward.request(self.head, connection.server.authority, self.client.address, is_resent=self._was_sent)]
+        if self.head.framing.chunked:
+            parts += map(forward.chunk, self._body)
+            if self._is_complete:
+                parts.append(forward.LAST_CHUNK)
+        else:
+            parts += self._body
+        self._was_sent = True
+        self._sent_at = self._proxy.now()
+        self.client.resume_reading()  # before the write, which may ask for a pause
+        connection.transport.write(b"".join(parts))
+        self._let_go()
+        if self._is_complete:
+            self._await_answer()
+
+    def unreached(self, server: Server, problem: str) -> None:
+        """No connection could be made; not a byte was sent this time."""
+        if self._is_over:
+            return
+        server.active -= 1
+        self.server = None
+        self._tried.append(server)
+        self._again(server, f"{server.name}: {problem}")
+
+    @property
+    def is_over(self) -> bool:
+        """Is nobody waiting for this any more?"""
+        return self._is_over
+
+    # From the server's connection.
+
+    def answer_head(self, head: ResponseHead, out: list[bytes]) -> None:
+        """A head came: an interim one, or the answer's."""
+        client = self.client
+        if head.is_interim:
+            if self.head.minor:
+                out.append(forward.response(head, to_minor=1, closes=False))
+            return
+        assert self.server is not None
+        self.server.response_seconds.add(self._proxy.now() - self._sent_at)
+        self.server.answers[head.status // 100 - 1] += 1
+        self.status = head.status
+        self.is_stream = head.values.get(b"content-type", b"").lower().startswith(EVENT_STREAM)
+        self._chunks_out = forward.is_chunked_to(head, self.head.minor)
+        self._may_reuse = not (head.closes or self.is_stream)
+        client.will_close = client.will_close or self.head.closes or not self._is_complete
+        out.append(forward.response(head, to_minor=self.head.minor, closes=client.will_close))
+        config = self._proxy.config
+        # An answer of a known length is not a stream: its server has no reason to fall silent within it.
+        self.silence_s = config.stream_timeout if head.framing.length is None else config.response_timeout
+        client.wait(self.silence_s)
+        self._body = None
+        if self.is_stream and self._connection is not None:
+            # The server finds out who reads slowly, and gives them up, by what its own small buffer takes.
+            keep_little_received(self._connection.transport)
+            client.begin_stream()
+
+    def answer_data(self, payload: bytes, out: list[bytes]) -> None:
+        """Some of the answer's body."""
+        out.append(forward.chunk(payload) if self._chunks_out else payload)
+        self.client.wait(self.silence_s)
+
+    def answer_end(self, out: list[bytes], *, is_clean: bool) -> None:
+        """The answer is complete; ``is_clean`` if its connection may carry another."""
+        if self._chunks_out:
+            out.append(forward.LAST_CHUNK)
+        connection = self._connection
+        assert connection is not None
+        self._end()
+        if is_clean and self._may_reuse and self._is_complete:
+            self._proxy.give_back(connection)
+        else:
+            connection.close()
+        self.client.finish(out)
+
+    def lost(self, problem: str, *, may_resend: bool) -> None:
+        """The connection ended before the answer did."""
+        server = self.server
+        assert server is not None
+        server.lost += 1
+        server.active -= 1
+        self.server = None
+        self._connection = None
+        if self.status:
+            self._is_over = True
+            self.client.break_off()
+            return
+        if not self._was_reused:
+            # A kept connection may have been closed by a server in good health; a fresh one tells more.
+            self._tried.append(server)
+        if may_resend:
+            self._again(server, f"{server.name}: {problem}")
+        else:
+            self._give_up(f"{server.name}: {problem}")
+
+    # Own steps.
+
+    def _attempt(self, server: Server | None, *, is_fresh: bool = False) -> None:
+        if server is None:
+            self._give_up("every server is down or draining")
+            return
+        server.assign()
+        self.server = server
+        self.served_by = server.name
+        self._attempts += 1
+        connection = None if is_fresh else server.take()
+        if connection is None:
+            self.client.wait(self._proxy.config.connect_timeout * 2)  # the attempt has its own bound; this is the net
+            self._proxy.connect(server, self)
+        else:
+            self.connected(connection, is_reused=True)
+
+    def _again(self, failed: Server, problem: str) -> None:
+        allowed = self._attempts <= self._proxy.config.retries and retry.may_resend(
+            was_sent=self._was_sent,
+            is_safe=self.head.method in retry.SAFE_METHODS,
+            is_keyed=self._is_keyed(),
+            is_kept=self._body is not None,
+            answer_began=bool(self.status),
+        )
+        if not allowed:
+            self._give_up(problem)
+            return
+        is_same = False
+        others = self._proxy.farm.choose(self._key, {*self._tried, failed})
+        if others is None and failed not in self._tried and failed.is_usable:
+            others, is_same = failed, True  # it closed a kept connection: that says nothing against a fresh one
+        if others is None:
+            self._give_up(problem)
+        elif not self._proxy.budget.spend():
+            self._proxy.totals.budget_empty += 1
+            self._give_up(f"{problem}; too many requests are being tried again")
+        else:
+            failed.retries += 1
+            self._attempt(others, is_fresh=is_same)
+
+    def _give_up(self, problem: str) -> None:
+        self._end()
+        if self._was_sent:
+            self.client.fail(answers.unknown(problem))
+        else:
+            self.client.fail(answers.nothing_promised(problem))
+
+    def _is_keyed(self) -> bool:
+        return (
+            b"idempotency-key" in self.head.values and (self.head.method, self.head.target) in self._proxy.replay_safe
+        )
+
+    def _await_answer(self) -> None:
+        if not self.status:
+            self.client.wait(self.silence_s)
+
+    def _let_go(self) -> None:
+        if self.body_bytes > KEPT_BYTES_MAX:
+            self._body = None
+
+    def _end(self) -> None:
+        self._is_over = True
+        self._connection = None
+        if self.server is not None:
+            self.server.active -= 1
+            self.server = None

@@ -1,0 +1,61 @@
+"""Asks every server regularly whether it lives. What follows from the answers is ``health.py``'s to say."""
+
+import asyncio
+import random
+
+from loadbalancer.config import Config
+from loadbalancer.http1.grammar import Refused
+from loadbalancer.http1.head import ResponseHead
+from loadbalancer.http1.reader import ResponseReader
+from loadbalancer.logs import say
+from loadbalancer.proxy import Proxy
+from loadbalancer.servers import Server
+
+READ_BYTES = 4096
+
+
+async def watch(server: Server, proxy: Proxy, config: Config) -> None:
+    """Check ``server`` until cancelled, at moments of its own: all at once would be a pulse of load."""
+    while True:
+        await asyncio.sleep(config.check_interval * random.uniform(0.9, 1.1))
+        problem = await check(server.host, server.port, server.authority, config)
+        if server.health.checked(problem):
+            if server.health.is_up:
+                say("server.up", server=server.name)
+            else:
+                proxy.take_out(server)
+
+
+async def check(host: str, port: int, authority: bytes, config: Config) -> str:
+    """Ask once. What is wrong, or an empty string."""
+    try:
+        async with asyncio.timeout(config.check_timeout):
+            head = await _ask(host, port, authority, config.check_path)
+    except TimeoutError:
+        return "no answer in time"
+    except OSError as error:
+        return error.strerror or "no connection"
+    except UnicodeError:
+        return "not a name that can be looked up"
+    except Refused as refusal:
+        return f"not an answer in HTTP/1.1: {refusal.detail}"
+    if head is None:
+        return "closed without an answer"
+    return "" if 200 <= head.status < 400 else f"answered {head.status}"
+
+
+async def _ask(host: str, port: int, authority: bytes, path: str) -> ResponseHead | None:
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        writer.write(b"GET %b HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % (path.encode(), authority))
+        answer = ResponseReader(b"GET")
+        while data := await reader.read(READ_BYTES):
+            answer.feed(data)
+            event = answer.read()
+            while isinstance(event, ResponseHead) and event.is_interim:
+                event = answer.read()
+            if isinstance(event, ResponseHead):
+                return event
+        return None
+    finally:
+        writer.transport.abort()  # also when time is up, and there is no time for good manners

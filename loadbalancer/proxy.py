@@ -1,0 +1,163 @@
+"""What all connections of one balancer share: its servers, its budget, its clock, and the sweep over all deadlines.
+
+No task per request: everything happens in the callbacks of the two connections. Deadlines are numbers that one sweep per
+quarter of a second compares with the clock; a timer per request would cost more than the request's parsing.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import time
+from typing import TYPE_CHECKING, TextIO
+
+from loadbalancer.config import Config
+from loadbalancer.exchange import Exchange
+from loadbalancer.logs import say
+from loadbalancer.metrics import Totals
+from loadbalancer.retry import Budget, ReplaySafe
+from loadbalancer.servers import Farm, Server
+from loadbalancer.upstream import ServerConnection
+
+if TYPE_CHECKING:
+    from loadbalancer.client import ClientConnection
+
+SWEEP_SECONDS = 0.25
+
+
+class Proxy:
+    """What all connections of this process share."""
+
+    def __init__(self, config: Config, farm: Farm, totals: Totals, access_log: TextIO | None) -> None:
+        self.config = config
+        self.farm = farm
+        self.totals = totals
+        self.budget = Budget(config.retry_budget / 100)
+        self.replay_safe = ReplaySafe(config.replay_safe)
+        self.is_draining = False
+        self.is_empty = asyncio.Event()  # set once nobody is left to answer
+        self.clients: set[ClientConnection] = set()
+        self._access_log = access_log
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        self.now = self._loop.time
+        self.call_soon = self._loop.call_soon
+        self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+
+    def connect(self, server: Server, exchange: Exchange) -> None:
+        """Make a connection to ``server`` for ``exchange``, which hears how it went."""
+        task = self._loop.create_task(self._connect(server, exchange))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    def give_back(self, connection: ServerConnection) -> None:
+        """Its answer is complete; the next request may have it."""
+        server = connection.server
+        if not server.is_usable or self.is_draining or not server.pool.give(connection, self.now()):
+            connection.close()
+
+    def take_out(self, server: Server) -> None:
+        """It has just been found down: nothing idle there is worth keeping."""
+        server.ejections += 1
+        say("server.down", level=logging.WARNING, server=server.name, reason=server.health.reason)
+        self.close_idle(server)
+
+    def note(self, exchange: Exchange, status: int) -> None:
+        """An exchange ended; say so in the access log."""
+        seconds = self.now() - exchange.began
+        self.totals.request_seconds.add(seconds)
+        if self._access_log is None:
+            return
+        line = {
+            "time": time.time(),
+            "client": exchange.client.address.decode(),
+            "method": exchange.head.method.decode(),
+            "path": exchange.head.target.partition(b"?")[0].decode(),  # a query may carry a secret
+            "status": status,
+            "server": exchange.served_by,
+            "ms": round(seconds * 1000, 2),
+        }
+        self._log(json.dumps(line) + "\n")
+
+    def leave(self, client: "ClientConnection") -> None:
+        """A client's connection has ended."""
+        self.clients.discard(client)
+        if self.is_draining and not self.clients:
+            self.is_empty.set()
+
+    def drain(self) -> None:
+        """No more requests: idle clients are let go, the others after their answer; streams end now."""
+        self.is_draining = True
+        for client in list(self.clients):
+            client.drain()
+        for server in self.farm.servers:
+            self.close_idle(server)
+        if not self.clients:
+            self.is_empty.set()
+
+    def close_idle(self, server: Server) -> None:
+        """Close what is idle at ``server``."""
+        for connection in server.pool.take_all():
+            connection.close()
+
+    def close(self) -> int:
+        """End everything at once; how many clients were still being answered."""
+        self._sweeper.cancel()
+        for task in self._connecting:
+            task.cancel()
+        clients = list(self.clients)
+        for client in clients:
+            client.break_off()
+        return len(clients)
+
+    async def _connect(self, server: Server, exchange: Exchange) -> None:
+        began = self.now()
+        try:
+            async with asyncio.timeout(self.config.connect_timeout):
+                _, connection = await self._loop.create_connection(
+                    lambda: ServerConnection(server, self.totals), server.host, server.port
+                )
+        except TimeoutError:
+            self._unreached(server, exchange, "no connection in time")
+            return
+        except OSError as error:
+            self._unreached(server, exchange, error.strerror or "no connection")
+            return
+        except UnicodeError:
+            self._unreached(server, exchange, "not a name that can be looked up")
+            return
+        if connection.transport.is_closing():
+            self._unreached(server, exchange, "closed at once")
+            return
+        server.connect_seconds.add(self.now() - began)
+        server.health.reached()
+        if exchange.is_over:
+            self.give_back(connection)
+        else:
+            exchange.connected(connection, is_reused=False)
+
+    def _unreached(self, server: Server, exchange: Exchange, problem: str) -> None:
+        if server.health.unreached(problem):
+            self.take_out(server)
+        exchange.unreached(server, problem)
+
+    def _log(self, text: str) -> None:
+        # A reader of the log that has gone is no reason to stop serving.
+        if self._access_log is not None:
+            try:
+                self._access_log.write(text) if text else self._access_log.flush()
+            except OSError as error:
+                with open(os.devnull, "w") as nowhere:  # noqa: PTH123 - or what is buffered fails once more at exit
+                    os.dup2(nowhere.fileno(), self._access_log.fileno())
+                self._access_log = None
+                say("access_log.lost", level=logging.WARNING, reason=error.strerror)
+
+    def _sweep(self) -> None:
+        now = self.now()
+        self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+        for client in [client for client in self.clients if client.deadline <= now]:
+            client.expire()
+        for server in self.farm.servers:
+            for connection in server.pool.take_old(now):
+                connection.close()
+        self._log("")

@@ -1,0 +1,102 @@
+# A client that reads slowly: how long it may wait, and how little of a stream is kept for it.
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from loadbalancer.client import ClientConnection
+from loadbalancer.config import Config
+from loadbalancer.metrics import Totals
+from loadbalancer.proxy import Proxy
+from loadbalancer.servers import Farm
+from loadbalancer.upstream import ServerConnection
+
+NOW = 1000.0
+GET = b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n"
+SECONDS = {"LB_STALL_TIMEOUT": "30", "LB_RESPONSE_TIMEOUT": "40", "LB_STREAM_TIMEOUT": "3600"}
+CONFIG = Config.load({"LB_SERVERS": "127.0.0.1:1", **SECONDS})
+
+
+class Transport:
+    """Stands for a socket."""
+
+    def __init__(self) -> None:
+        self.unsent_max = -1
+
+    def get_extra_info(self, name: str) -> tuple[str, int] | None:
+        return ("127.0.0.1", 1) if name == "peername" else None
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return False
+
+    def write(self, _: bytes) -> None:
+        """Whatever."""
+
+    def set_write_buffer_limits(self, high: int, low: int = 0) -> None:
+        assert low <= high
+        self.unsent_max = high
+
+    def abort(self) -> None:
+        """Nobody looks."""
+
+    pause_reading = resume_reading = abort
+
+
+@pytest.fixture
+async def proxy() -> AsyncIterator[Proxy]:
+    made = Proxy(CONFIG, Farm(CONFIG), Totals(), None)
+    made.now = lambda: NOW
+    yield made
+    made.close()
+
+
+def asked(proxy: Proxy) -> tuple[ClientConnection, ServerConnection, Transport]:
+    """A client that has sent a request, the connection which that went to, and the client's transport."""
+    untyped: Any = Transport(), Transport()
+    server = ServerConnection(proxy.farm.servers[0], proxy.totals)
+    server.connection_made(untyped[0])
+    proxy.farm.servers[0].pool.give(server, NOW)
+    client = ClientConnection(proxy)
+    client.connection_made(untyped[1])
+    client.data_received(GET)
+    return client, server, untyped[1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "seconds"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", 40),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", 3600),
+        (b"HTTP/1.1 100 Continue\r\n\r\n", 40),
+    ],
+)
+async def test_after_a_stall_the_server_may_be_silent_as_long_as_before(
+    proxy: Proxy, answer: bytes, seconds: float
+) -> None:
+    client, server, _ = asked(proxy)
+    server.data_received(answer)
+    assert client.deadline == NOW + seconds
+    client.pause_writing()
+    assert client.deadline == NOW + 30
+    client.resume_writing()
+    assert client.deadline == NOW + seconds
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: %b\r\n\r\n"
+
+
+async def test_the_first_byte_of_a_stream_that_is_not_taken_counts_as_a_stall(proxy: Proxy) -> None:
+    _, server, transport = asked(proxy)
+    assert transport.unsent_max > 0
+    server.data_received(CHUNKED % b"text/event-stream")
+    assert transport.unsent_max == 0
+
+
+async def test_a_connection_that_carried_a_stream_is_not_used_again(proxy: Proxy) -> None:
+    for kind, is_kept in ((b"application/json", True), (b"text/event-stream; charset=utf-8", False)):
+        _, server, _ = asked(proxy)
+        server.data_received(CHUNKED % kind + b"0\r\n\r\n")
+        assert (proxy.farm.servers[0].take() is server) is is_kept
