@@ -1,0 +1,322 @@
+"""One client's connection: plain requests are worked on side by side and answered in order, the others go behind, one at a time.
+
+The protocol behind (aiohttp's) is made when the first such request comes, and is given a transport that is ours: what it writes
+is read along, so that its answer's end shows and the next request can be the lane's again. What cannot be told apart that
+way, a body in chunks, a wish to close, a head that nobody understands, is given to it *for good*: from there on its bytes
+and its client's pass through.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from flashsale.lane.answer import Answer, encode
+from flashsale.lane.plain import read_plain
+from loadbalancer.http1.grammar import HEAD_BYTES_MAX, Refused
+from loadbalancer.http1.head import RequestHead, ResponseHead, parse_request
+from loadbalancer.http1.reader import END, ResponseReader
+
+if TYPE_CHECKING:
+    from flashsale.lane.listener import Listener
+
+WORKED_ON_MAX = 64  # of one connection; further pipelined requests wait where they are
+UNREAD_BYTES_MAX = 64 * 1024  # waiting requests; past this the client's socket is not read
+HEAD_END = b"\r\n\r\n"
+
+
+class _Slot:
+    """The place of an answer in the order of questions."""
+
+    __slots__ = ("answer", "task")
+
+    def __init__(self) -> None:
+        self.answer: bytes | None = None
+        self.task: asyncio.Task[None] | None = None
+
+
+class Connection(asyncio.Protocol):
+    """See above. ``heard`` is the tick of the last sign of life."""
+
+    def __init__(self, listener: "Listener") -> None:
+        self._listener = listener
+        self._transport: asyncio.Transport | None = None
+        self._unread = b""
+        self._slots: deque[_Slot] = deque()
+        self._out: list[bytes] = []
+        self._behind: asyncio.Protocol | None = None
+        self._passed: ResponseReader | None = None  # the answer that the protocol behind owes
+        self._is_for_good = False
+        self._is_blocked = False  # the client does not take what it is told
+        self._is_paused = False  # and we do not read what it says
+        self._told_blocked = False
+        self.heard = listener.now
+
+    @property
+    def is_asked(self) -> bool:
+        """Is an answer owed, other than what the protocol behind does for good?"""
+        return bool(self._slots) or (self._passed is not None and not self._is_for_good)
+
+    @property
+    def _is_open(self) -> bool:
+        # uvloop raises for what asyncio lets pass: a word to a connection that ended and has not told us yet
+        return self._transport is not None and not self._transport.is_closing()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._listener.opened(self, self._transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It left. What it asked for goes on: a purchase is not undone by a closed window."""
+        self._transport = None
+        self._slots.clear()
+        self._listener.closed(self)
+        if self._behind is not None:
+            self._behind.connection_lost(exc)
+            self._behind = None
+
+    def data_received(self, data: bytes) -> None:
+        """Requests, or parts of them."""
+        self.heard = self._listener.now
+        if self._is_for_good and self._behind is not None:
+            self._behind.data_received(data)
+            return
+        self._unread = self._unread + data if self._unread else data
+        self._advance()
+
+    def eof_received(self) -> bool | None:
+        """The client says no more; as everywhere here, that counts as gone."""
+        return self._behind.eof_received() if self._is_for_good and self._behind is not None else None
+
+    def pause_writing(self) -> None:
+        """The client does not read."""
+        self._is_blocked = True
+        if self._behind is not None:
+            self._told_blocked = True
+            self._behind.pause_writing()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        self._is_blocked = False
+        if self._told_blocked and self._behind is not None:
+            self._behind.resume_writing()
+        self._told_blocked = False
+        self._advance()
+
+    def flush(self) -> None:
+        """Write what is answered, in order and at once, then go on with what waits."""
+        while self._slots and (answer := self._slots[0].answer) is not None:
+            self._slots.popleft()
+            self._out.append(answer)
+        self._write()
+        if self._listener.is_draining:
+            self.end_if_idle()
+        elif self._unread:
+            self._advance()
+
+    def give_up(self) -> None:
+        """Half a request has waited long enough."""
+        if not (self._slots or self._passed or self._is_blocked):
+            self._give()
+
+    def end_if_idle(self) -> None:
+        """Close unless something is owed, or the protocol behind has it for good."""
+        if self._transport is not None and not self._is_for_good and not self.is_asked:
+            self._transport.close()
+
+    def end_if_asked(self) -> None:
+        """Close although something is owed."""
+        if self._transport is not None and self.is_asked:
+            self._transport.close()
+
+    def _advance(self) -> None:
+        while (
+            self._unread
+            and self._is_open
+            and not (self._passed or self._is_blocked or self._is_for_good or self._listener.is_draining)
+            and len(self._slots) < WORKED_ON_MAX
+            and self._take()
+        ):
+            pass
+        self._write()
+        if self._unread:
+            self._listener.partial.add(self)
+        else:
+            self._listener.partial.discard(self)
+        self._read(more=len(self._unread) < UNREAD_BYTES_MAX)
+
+    def _write(self) -> None:
+        if self._out and self._is_open and self._transport is not None:
+            self._transport.write(b"".join(self._out))
+        self._out = []
+
+    def _take(self) -> bool:
+        # One request off what is unread; False when there is no whole one, or it must wait its turn.
+        ends = self._unread.find(HEAD_END, 0, HEAD_BYTES_MAX) + len(HEAD_END)
+        if ends < len(HEAD_END):
+            return len(self._unread) >= HEAD_BYTES_MAX and self._give_in_turn()
+        raw = self._unread[:ends]
+        if raw.startswith(self._listener.line) and (plain := read_plain(raw)) is not None:
+            body_from, ends = ends, ends + plain.length
+            if plain.length <= self._listener.route.body_bytes_max:
+                if len(self._unread) < ends:
+                    return False
+                body, self._unread = self._unread[body_from:ends], self._unread[ends:]
+                self._begin(plain.values, body)
+                return True
+        return self._take_other(raw)
+
+    def _take_other(self, raw: bytes) -> bool:
+        try:
+            head = parse_request(raw, self._listener.route.body_bytes_max)
+        except Refused:
+            return self._give_in_turn()
+        if head.framing.length is None or head.expects_continue or head.closes or head.nominated:
+            return self._give_in_turn()
+        ends = len(raw) + head.framing.length
+        return len(self._unread) >= ends and self._pass(head, ends)
+
+    def _begin(self, values: Mapping[bytes, bytes], body: bytes) -> None:
+        fields = {name: _text(values[lower]) for lower, name in self._listener.names if lower in values}
+        begun = self._listener.route.begin(fields, body)
+        if isinstance(begun, Answer):
+            answer = encode(begun, self._listener.tail)
+            if not self._slots:
+                self._out.append(answer)
+                return
+            slot = _Slot()
+            slot.answer = answer
+        else:
+            slot = _Slot()
+            self._listener.working.add(slot)
+            slot.task = self._listener.loop.create_task(self._work(slot, begun))
+        self._slots.append(slot)
+
+    async def _work(self, slot: _Slot, begun: Coroutine[Any, Any, Answer]) -> None:
+        try:
+            slot.answer = encode(await begun, self._listener.tail)
+        finally:
+            self._listener.answered(slot)
+            if slot.answer is None and self._transport is not None:
+                self._transport.abort()  # no answer may take this one's place
+        if self._slots and self._slots[0] is slot:
+            self._listener.flush_soon(self)
+
+    def _pass(self, head: RequestHead, ends: int) -> bool:
+        if self._slots:
+            return False  # its answer may not overtake theirs
+        self._write()
+        raw, self._unread = self._unread[:ends], self._unread[ends:]
+        self._passed = ResponseReader(head.method)
+        self._adopt().data_received(raw)
+        return True
+
+    def _give_in_turn(self) -> bool:
+        if not self._slots:
+            self._write()
+            self._give()
+        return False
+
+    def _give(self) -> None:
+        for_good, self._unread = self._unread, b""
+        self._is_for_good = True
+        self._listener.partial.discard(self)
+        behind = self._adopt()
+        self._read(more=True)
+        if for_good:
+            behind.data_received(for_good)
+
+    def _adopt(self) -> asyncio.Protocol:
+        if self._behind is None:
+            assert self._transport is not None
+            self._behind = self._listener.behind()
+            self._behind.connection_made(_Facade(self, self._transport))
+        return self._behind
+
+    def _read(self, *, more: bool) -> None:
+        if self._transport is None or not self._is_open or more is not self._is_paused:
+            return
+        self._is_paused = not more
+        if more:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    # What the protocol behind does, as its transport hears it.
+
+    def read_along(self, data: bytes) -> None:
+        """It wrote this."""
+        if self._passed is None or self._is_for_good:
+            return
+        self._passed.feed(data)
+        try:
+            while (event := self._passed.read()) is not None:
+                if isinstance(event, ResponseHead) and event.closes:
+                    self._give()
+                    return
+                if event is END:
+                    self._passed = None
+                    self._listener.flush_soon(self)
+                    return
+        except Refused:
+            self._give()
+
+    def leave(self) -> None:
+        """It closes: the connection, if it was its turn, and otherwise only its own part in it."""
+        if self._transport is not None and (self._is_for_good or self._passed is not None):
+            self._transport.close()
+        elif self._behind is not None:
+            behind, self._behind = self._behind, None
+            self._listener.loop.call_soon(behind.connection_lost, None)
+
+    @property
+    def is_for_good(self) -> bool:
+        """Has the protocol behind the connection to itself?"""
+        return self._is_for_good
+
+
+def _text(value: bytes) -> str:
+    # as aiohttp does it: what is no UTF-8 is kept, and refused by whoever knows what should be there
+    return value.decode("utf-8", "surrogateescape")
+
+
+class _Facade(asyncio.Transport):
+    """The transport of the protocol behind: the client's, but for what the lane must know of."""
+
+    def __init__(self, connection: Connection, transport: asyncio.Transport) -> None:
+        super().__init__()
+        self._connection = connection
+        self._transport = transport
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def get_write_buffer_size(self) -> int:
+        return self._transport.get_write_buffer_size()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._transport.write(data)
+        if not self._connection.is_for_good:
+            self._connection.read_along(bytes(data))
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        self.write(b"".join(list_of_data))
+
+    def pause_reading(self) -> None:
+        # a request that is passed on is whole: there is nothing to hold back but the next, and that is the lane's to do
+        if self._connection.is_for_good:
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._connection.is_for_good:
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        self._connection.leave()
+
+    def abort(self) -> None:
+        self._transport.abort()

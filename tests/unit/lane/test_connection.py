@@ -1,0 +1,470 @@
+"""The lane on a transport that writes down what it is told, with a protocol behind it that answers by the book."""
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from typing import Any, cast
+
+import pytest
+
+from flashsale.lane import connection as connection_module
+from flashsale.lane.answer import Answer
+from flashsale.lane.connection import UNREAD_BYTES_MAX, WORKED_ON_MAX, Connection
+from flashsale.lane.listener import PARTIAL_TICKS, Listener, Route
+
+FIELDS = {b"idempotency-key": "Idempotency-Key"}
+BODY_BYTES_MAX = 64
+
+
+class Wire(asyncio.Transport):
+    """The client's side: every write, and whether it is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+        self.reads = True
+        self.closed = ""
+        self.protocol: asyncio.Protocol | None = None
+
+    @property
+    def said(self) -> bytes:
+        return b"".join(self.writes)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert not self.closed
+        self.writes.append(bytes(data))
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def pause_reading(self) -> None:
+        assert self.reads
+        assert not self.closed
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        assert not self.reads
+        self.reads = True
+
+    def is_closing(self) -> bool:
+        return bool(self.closed)
+
+    def close(self) -> None:
+        self._end("closed")
+
+    def abort(self) -> None:
+        self._end("aborted")
+
+    def _end(self, how: str) -> None:
+        if not self.closed:
+            self.closed = how
+            assert self.protocol is not None
+            asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
+
+
+class Behind(asyncio.Protocol):
+    """Answers on demand, and writes down what it was given."""
+
+    def __init__(self) -> None:
+        self.given = b""
+        self.transport: asyncio.Transport | None = None
+        self.is_paused = False
+        self.is_lost = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.given += data
+
+    def pause_writing(self) -> None:
+        self.is_paused = True
+
+    def resume_writing(self) -> None:
+        self.is_paused = False
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the protocol's signature
+        self.is_lost = True
+
+    def answer(self, fields: bytes = b"Content-Length: 2\r\n", body: bytes = b"ok") -> None:
+        assert self.transport is not None
+        self.transport.write(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n")
+        self.transport.writelines([body])
+
+
+class World:
+    """One connection; ``begin`` answers keys that start with "now" at once, others when they are told to."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.open: dict[str, asyncio.Future[Answer]] = {}
+        self.behinds: list[Behind] = []
+        route = Route("/purchases", FIELDS, BODY_BYTES_MAX, self.begin)
+        self.listener = Listener(route, self.make_behind, "test")
+        self.listener.tail = b"Server: test\r\n"
+        self.wire, self.connection = Wire(), Connection(self.listener)
+        self.wire.protocol = self.connection
+        self.connection.connection_made(self.wire)
+
+    def begin(self, fields: Mapping[str, str], body: bytes) -> Answer | Coroutine[Any, Any, Answer]:
+        key = fields["Idempotency-Key"]
+        self.begun.append(f"{key} {body.decode()}")
+        if key.startswith("now"):
+            return Answer(409, {"A": "b"}, key.encode())
+        self.open[key] = asyncio.get_running_loop().create_future()
+        return self.wait(key)
+
+    async def wait(self, key: str) -> Answer:
+        return await self.open[key]
+
+    def make_behind(self) -> Behind:
+        self.behinds.append(Behind())
+        return self.behinds[-1]
+
+    def hear(self, *data: bytes) -> None:
+        for part in data:
+            self.connection.data_received(part)
+
+    async def tell(self, *keys: str) -> None:
+        for key in keys:
+            self.open[key].set_result(Answer(201, {}, key.encode()))
+        await turns()
+
+    def ticks(self, count: int) -> None:
+        for _ in range(count):
+            self.listener._tick()
+            assert self.listener._ticking is not None
+            self.listener._ticking.cancel()
+
+
+@pytest.fixture
+async def world() -> World:
+    return World()
+
+
+async def turns() -> None:
+    """Enough loop turns for whatever was set off."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def purchase(key: str, extra: str = "", body: bytes = b"{}") -> bytes:
+    head = f"POST /purchases HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nIdempotency-Key: {key}\r\n{extra}"
+    return head.encode() + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+GET = b"GET /sales HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+def told(key: str, status: str = "201 Created") -> bytes:
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(key)}\r\nServer: test\r\n\r\n{key}".encode()
+
+
+async def test_pipelined_requests_are_worked_on_side_by_side_and_answered_in_order_in_one_write(world: World) -> None:
+    world.hear(purchase("a") + purchase("b") + purchase("c"))
+    assert world.begun == ["a {}", "b {}", "c {}"]
+    await world.tell("c", "b")
+    assert world.wire.said == b""
+    await world.tell("a")
+    assert world.wire.writes == [told("a") + told("b") + told("c")]
+
+
+async def test_answers_of_one_loop_turn_leave_in_one_write(world: World) -> None:
+    world.hear(purchase("a"), purchase("b"))
+    await world.tell("a", "b")
+    assert world.wire.writes == [told("a") + told("b")]
+
+
+async def test_what_is_known_at_once_waits_for_those_before_it(world: World) -> None:
+    world.hear(purchase("now-1") + purchase("a") + purchase("now-2"))
+    first = b"HTTP/1.1 409 Conflict\r\nA: b\r\nContent-Length: 5\r\nServer: test\r\n\r\nnow-1"
+    assert world.wire.writes == [first]
+    await world.tell("a")
+    assert world.wire.said == first + told("a") + first.replace(b"now-1", b"now-2")
+
+
+async def test_bytes_may_come_one_by_one(world: World) -> None:
+    whole = purchase("now") + GET + purchase("later")
+    for at in range(len(whole)):
+        world.hear(whole[at : at + 1])
+    assert world.begun == ["now {}"]
+    assert world.behinds[0].given == GET
+    world.behinds[0].answer()
+    await turns()
+    assert world.begun == ["now {}", "later {}"]
+
+
+async def test_what_is_not_the_lane_s_takes_its_turn_and_the_next_is_again(world: World) -> None:
+    world.hear(purchase("a") + GET + purchase("b") + GET)
+    assert not world.behinds
+    await world.tell("a")
+    (behind,) = world.behinds
+    assert (world.begun, behind.given) == (["a {}"], GET)
+    behind.answer(b"Content-Length: 2\r\n", b"o")
+    assert behind.transport is not None
+    await turns()
+    assert world.begun == ["a {}"]
+    behind.transport.write(b"k")
+    await turns()
+    assert world.begun == ["a {}", "b {}"]
+    await world.tell("b")
+    assert behind.given == GET + GET
+    assert world.wire.said.endswith(b"ok" + told("b"))
+
+
+async def test_an_interim_answer_is_not_the_answer(world: World) -> None:
+    world.hear(GET + purchase("a"))
+    (behind,) = world.behinds
+    assert behind.transport is not None
+    behind.transport.write(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+    await turns()
+    assert world.begun == []
+    behind.answer()
+    await turns()
+    assert world.begun == ["a {}"]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        purchase("a", "Connection: close\r\n"),
+        purchase("a", "Expect: 100-continue\r\n"),
+        purchase("a", "Transfer-Encoding: chunked\r\n").replace(b"Content-Length: 2\r\n", b""),
+        purchase("a", "Transfer-Encoding: chunked\r\n"),
+        purchase("a", body=b"x" * (BODY_BYTES_MAX + 1)),
+        purchase("a").replace(b"Host: h\r\n", b""),
+        purchase("a", "Content-Length: 2\r\n"),
+        purchase("a", "Bad name: x\r\n"),
+        purchase("a", " folded: x\r\n"),
+        purchase("a").replace(b"HTTP/1.1", b"HTTP/1.0"),
+        purchase("a").replace(b"Content-Length: 2", b"Content-Length: 2x"),
+        purchase("a").replace(b"Content-Length: 2", b"Content-Length: " + b"9" * 5_000),
+        purchase("a", f"X: {'x' * 8_200}\r\n"),
+        purchase("a", "".join(f"X{number}: 1\r\n" for number in range(100))),
+        b"\x16\x03\x01 this is TLS\r\n\r\n",
+        b"G" * 20_000,
+    ],
+)
+async def test_what_cannot_be_told_apart_goes_behind_for_good_with_every_byte(world: World, request_: bytes) -> None:
+    world.hear(purchase("now") + request_ + b"and more")
+    world.hear(purchase("b"))
+    assert world.behinds[0].given == request_ + b"and more" + purchase("b")
+    assert world.begun == ["now {}"]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        purchase("a", "Idempotency-Key: b\r\n"),
+        purchase("a", "X: 1\r\nx: 2\r\n"),
+        purchase("a", "Content-Encoding: gzip\r\n"),
+        purchase("a", "Upgrade: h2c\r\n"),
+        purchase("a", "TE: trailers\r\n"),
+        purchase("a").replace(b"application/json", b"text/plain"),
+        purchase("a").replace(b"Content-Type: application/json\r\n", b""),
+        purchase("a", body=b""),
+        purchase("a").replace(b"/purchases", b"/purchases/"),
+        purchase("a").replace(b"/purchases", b"http://h/purchases"),
+        purchase("a").replace(b"POST", b"PUT"),
+    ],
+)
+async def test_what_is_not_plain_is_answered_behind_and_the_next_is_the_lane_s(world: World, request_: bytes) -> None:
+    world.hear(request_ + purchase("now"))
+    assert (world.behinds[0].given, world.begun) == (request_, [])
+    world.behinds[0].answer()
+    await turns()
+    assert world.begun == ["now {}"]
+
+
+async def test_an_answer_that_closes_or_never_ends_has_the_connection_for_good(world: World) -> None:
+    world.hear(GET)
+    (behind,) = world.behinds
+    assert behind.transport is not None
+    behind.answer(b"Content-Type: text/event-stream\r\nConnection: close\r\n", b"data: 1\n\n")
+    world.hear(purchase("a"))
+    assert behind.given == GET + purchase("a")
+    behind.transport.pause_reading()
+    assert not world.wire.reads
+    behind.transport.resume_reading()
+    behind.transport.close()
+    assert world.wire.closed == "closed"
+
+
+async def test_what_goes_behind_for_good_waits_for_what_was_asked_before(world: World) -> None:
+    last = purchase("b", "Connection: close\r\n")
+    world.hear(purchase("a") + last)
+    assert not world.behinds
+    await world.tell("a")
+    assert world.wire.writes == [told("a")]
+    assert world.behinds[0].given == last
+
+
+async def test_reading_is_the_lane_s_to_stop_while_a_whole_request_is_answered_behind(world: World) -> None:
+    world.hear(GET)
+    (behind,) = world.behinds
+    assert behind.transport is not None
+    behind.transport.pause_reading()
+    assert world.wire.reads
+    behind.transport.resume_reading()
+    assert world.wire.reads
+
+
+async def test_half_a_request_is_waited_for_a_little_and_then_goes_behind(world: World) -> None:
+    whole = purchase("a")
+    world.hear(whole[:-1])
+    world.ticks(PARTIAL_TICKS)
+    assert not world.behinds
+    world.ticks(1)
+    assert world.behinds[0].given == whole[:-1]
+    world.hear(whole[-1:])
+    assert world.behinds[0].given == whole
+
+
+async def test_half_a_request_behind_open_ones_waits_for_them(world: World) -> None:
+    world.hear(purchase("a") + purchase("b")[:-1])
+    world.ticks(PARTIAL_TICKS + 2)
+    assert not world.behinds
+    await world.tell("a")
+    world.ticks(1)
+    assert world.behinds[0].given == purchase("b")[:-1]
+
+
+async def test_no_more_than_so_many_are_worked_on_and_the_rest_is_not_read(world: World) -> None:
+    keys = [f"k{number}" for number in range(WORKED_ON_MAX + 2)]
+    world.hear(b"".join(map(purchase, keys)))
+    assert len(world.begun) == WORKED_ON_MAX
+    world.hear(b"x" * UNREAD_BYTES_MAX)
+    assert not world.wire.reads
+    await world.tell(keys[0])
+    assert len(world.begun) == WORKED_ON_MAX + 1
+
+
+async def test_a_client_that_does_not_read_is_asked_for_no_more(world: World) -> None:
+    world.connection.pause_writing()
+    world.hear(purchase("now-1"))
+    world.ticks(PARTIAL_TICKS + 2)
+    assert (world.begun, world.behinds) == ([], [])
+    world.connection.resume_writing()
+    assert world.begun == ["now-1 {}"]
+
+
+async def test_the_protocol_behind_hears_of_a_client_that_does_not_read(world: World) -> None:
+    world.hear(GET)
+    world.connection.pause_writing()
+    assert world.behinds[0].is_paused
+    world.behinds[0].answer()
+    await turns()
+    world.connection.resume_writing()
+    assert not world.behinds[0].is_paused
+
+
+async def test_the_protocol_behind_leaves_alone_when_it_is_not_its_turn(world: World) -> None:
+    world.hear(GET)
+    (behind,) = world.behinds
+    assert behind.transport is not None
+    behind.answer()
+    await turns()
+    behind.transport.close()
+    await turns()
+    assert behind.is_lost
+    assert not world.wire.closed
+    world.hear(GET)
+    assert world.behinds[1].given == GET
+
+
+async def test_it_closes_the_connection_when_it_is(world: World) -> None:
+    world.hear(GET)
+    (behind,) = world.behinds
+    assert behind.transport is not None
+    behind.transport.close()
+    assert world.wire.closed == "closed"
+
+
+async def test_an_answer_that_does_not_come_about_resets_the_connection(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problems: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
+    world.hear(purchase("a") + purchase("b"))
+    monkeypatch.setattr(connection_module, "encode", _broken)
+    await world.tell("a")
+    assert world.wire.closed == "aborted"
+    await world.tell("b")
+    del world
+    assert not problems or "never retrieved" in problems[0]["message"]
+
+
+async def test_a_connection_that_ended_and_has_not_said_so_hears_nothing_more(world: World) -> None:
+    problems: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
+    world.hear(purchase("a"))
+    world.wire.closed = "closed"
+    world.hear(purchase("now") + b"x" * UNREAD_BYTES_MAX)
+    await world.tell("a")
+    assert (world.begun, world.wire.writes, problems) == (["a {}"], [], [])
+
+
+async def test_who_left_is_answered_by_nobody_and_their_purchase_goes_on(world: World) -> None:
+    world.hear(purchase("a"))
+    world.connection.connection_lost(None)
+    assert world.listener.working
+    await world.tell("a")
+    assert not world.listener.working
+    assert world.wire.writes == []
+
+
+async def test_a_stop_takes_what_is_on_its_way(world: World) -> None:
+    closing = asyncio.create_task(world.listener.close(5))
+    await turns()
+    world.hear(purchase("a"))
+    assert (world.begun, world.wire.closed) == (["a {}"], "")
+    await world.tell("a")
+    await closing
+    assert (world.wire.writes, world.wire.closed) == ([told("a")], "closed")
+
+
+async def test_a_stop_answers_what_was_asked_and_takes_nothing_new(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flashsale.lane.listener.LAST_SECONDS", 0)
+    world.hear(purchase("a"))
+    closing = asyncio.create_task(world.listener.close(5))
+    await turns()
+    world.hear(purchase("b"))
+    assert (world.begun, world.wire.closed) == (["a {}"], "")
+    await world.tell("a")
+    await closing
+    assert (world.wire.writes, world.wire.closed) == ([told("a")], "closed")
+
+
+async def test_a_stop_closes_who_asked_nothing_at_once(world: World) -> None:
+    await world.listener.close(5)
+    assert world.wire.closed == "closed"
+
+
+async def test_a_stop_lets_the_protocol_behind_finish_and_waits_for_nobody_for_ever(world: World) -> None:
+    world.hear(GET)
+    closing = asyncio.create_task(world.listener.close(5))
+    await turns()
+    assert not closing.done()
+    world.behinds[0].answer()
+    await closing
+    assert world.wire.closed == "closed"
+    other = World()
+    other.hear(purchase("a"))
+    await other.listener.close(0.01)
+    assert other.wire.closed == "closed"
+
+
+async def test_the_idle_are_let_go_and_the_busy_are_not(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flashsale.lane.listener.IDLE_TICKS", 3)
+    busy = World()
+    busy.hear(purchase("a"))
+    busy.ticks(10)
+    assert not busy.wire.closed
+    world.hear(purchase("now"))
+    world.ticks(10)
+    assert world.wire.closed == "closed"
+
+
+def _broken(*_: object) -> bytes:
+    raise ZeroDivisionError
