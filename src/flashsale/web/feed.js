@@ -1,0 +1,91 @@
+// What the page knows of sales and stock, and how old that is. Pure: it is told what was heard, and when. Law: a number
+// never goes back to an older one, and counts as live only while there is recent word that it still holds.
+
+import { ShopClock } from "./clock.js";
+
+const LIVE_MS = 3000; // a beat comes each second: older than this, beats are missing
+const SKUS_MAX = 16; // one stream names no more
+
+export class Feed {
+  clock = new ShopClock();
+  link = "connecting"; // "stream", "polling" or "lost" later
+  #sales = null; // null until they were read
+  #stock = new Map(); // sku → {available, seq, asOf}
+  #asOf = null; // everything holds as of then
+
+  // The body of GET /sales. Its numbers carry no time, so they are shown and do not count as fresh.
+  readSales(sales) {
+    this.#sales = sales.map((sale) => ({ ...sale, opensMs: Date.parse(sale.opens), closesMs: Date.parse(sale.closes) }));
+    for (const { sku, available, seq } of sales.flatMap((sale) => sale.items)) this.#learn(sku, available, seq, null);
+  }
+
+  // An event of the stream, or the answer of GET /stock/{sku} as a "stock".
+  hear(name, data, localMs) {
+    if (data.now) this.clock.told(Date.parse(data.now), localMs);
+    if (data.as_of && name !== "stock") this.#asOf = Math.max(this.#asOf ?? 0, Date.parse(data.as_of));
+    const entries = { snapshot: data.stock, stock: [data] }[name] ?? [];
+    for (const { sku, available, seq, as_of } of entries) this.#learn(sku, available, seq, Date.parse(as_of ?? data.as_of));
+    for (const sale of { snapshot: data.sales, sale: [data] }[name] ?? []) this.#change(sale);
+  }
+
+  #learn(sku, available, seq, asOf) {
+    const known = this.#stock.get(sku);
+    // A lower seq is an older word, unless it is known to have been read later: then the shop's database was restored.
+    if (known && seq < known.seq && (known.asOf === null || !(asOf > known.asOf))) return;
+    // the same number, confirmed; of another one nothing is known but its own time
+    const confirmed = seq === known?.seq ? known.asOf : null;
+    this.#stock.set(sku, { available, seq, asOf: Math.max(asOf ?? 0, confirmed ?? 0) || null });
+  }
+
+  #change({ sale, state, opens, closes }) {
+    const known = this.#sales?.find(({ id }) => id === sale);
+    if (known) Object.assign(known, { state, opens, closes, opensMs: Date.parse(opens), closesMs: Date.parse(closes) });
+  }
+
+  // Sales worth showing, in the order of their opening: those that are not over, as many as one stream can follow but one
+  // at least; else the one that ended last.
+  shown(localMs) {
+    const sales = this.#sales ?? [];
+    const running = sales.filter((sale) => this.state(sale, localMs) !== "ENDED");
+    let skus = 0;
+    const fitting = running.filter(({ items }, place) => (skus += items.length) <= SKUS_MAX || place === 0);
+    if (fitting.length) return fitting;
+    return [...sales].sort((one, other) => other.closesMs - one.closesMs).slice(0, 1);
+  }
+
+  // SCHEDULED, OPEN, PAUSED or ENDED. Opening and closing are moments and no messages, so the clock may know them first.
+  state({ state, opensMs, closesMs }, localMs) {
+    const now = this.clock.now(localMs);
+    if (state === "ENDED" || now >= closesMs) return "ENDED";
+    if (state === "PAUSED") return "PAUSED";
+    return now < opensMs ? "SCHEDULED" : "OPEN";
+  }
+
+  skus(localMs) {
+    return this.shown(localMs).flatMap((sale) => sale.items.map((item) => item.sku)).slice(0, SKUS_MAX);
+  }
+
+  available(sku) {
+    return this.#stock.get(sku)?.available ?? null;
+  }
+
+  // May this item's number be shown as one that holds? Items past those that one stream can name are not followed.
+  isCurrent(sku, localMs) {
+    const { kind } = this.freshness(localMs);
+    return (kind === "live" || kind === "polled" || kind === "over") && this.skus(localMs).includes(sku);
+  }
+
+  // How far the numbers shown can be trusted. `ageMs` is null while there is no word of their time.
+  freshness(localMs) {
+    const sales = this.shown(localMs);
+    if (this.#sales && sales.every((sale) => this.state(sale, localMs) === "ENDED")) return { kind: "over", ageMs: null };
+    const known = this.skus(localMs).map((sku) => this.#stock.get(sku)?.asOf ?? null);
+    const oldest = known.length && !known.includes(null) ? Math.min(...known) : null;
+    const asOf = this.#asOf === null ? oldest : Math.max(this.#asOf, oldest ?? 0);
+    const ageMs = asOf === null ? null : Math.max(0, this.clock.now(localMs) - asOf);
+    if (this.link === "lost") return { kind: "lost", ageMs };
+    if (ageMs === null) return { kind: "connecting", ageMs };
+    if (this.link === "polling") return { kind: "polled", ageMs };
+    return { kind: this.link === "stream" && ageMs <= LIVE_MS ? "live" : "old", ageMs };
+  }
+}

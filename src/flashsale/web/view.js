@@ -1,0 +1,213 @@
+// The page's elements: makes them once, then changes only what differs, so that focus and a reader's place stay.
+
+import { canCancel, canPay, isOpen, isOver } from "./wish.js";
+import { badge, countdown, money, note, standing, units } from "./words.js";
+
+const STATES = { SCHEDULED: "Opens soon", OPEN: "Open", PAUSED: "Paused", ENDED: "Over" };
+
+export class View {
+  #sales = new Map(); // sale id → element
+  #items = new WeakMap(); // sale's element → (sku → element)
+  #purchases = new Map(); // key → element
+  #act;
+
+  // `act`: what the buyer can do: buy(sale, item), pay(key), cancel(key), again(key), dismiss(key), signIn(token), signOut().
+  constructor(act) {
+    this.#act = act;
+    by("sign-in").addEventListener("submit", (event) => {
+      event.preventDefault();
+      text(by("sign-in-error"), act.signIn(by("token").value.trim()) ?? "");
+    });
+    by("sign-out").addEventListener("click", () => act.signOut());
+  }
+
+  paint({ feed, wishes, isSignedIn, isReady }, localMs) {
+    const shopNowMs = feed.clock.now(localMs);
+    const freshness = feed.freshness(localMs);
+    attribute(by("badge"), "data-kind", freshness.kind);
+    text(by("freshness"), badge(freshness));
+    const sales = feed.shown(localMs);
+    hide(by("empty"), sales.length > 0);
+    text(by("empty"), isReady ? "There is no sale at the moment. This page will show the next one." : "Looking for sales…");
+    this.#keep(this.#sales, by("sales"), sales, ({ id }) => id, (sale) => this.#newSale(sale));
+    for (const sale of sales) this.#paintSale(sale, { feed, wishes, localMs, shopNowMs });
+    this.#paintPurchases(wishes, shopNowMs);
+    const isAsked = wishes.some((wish) => wish.isBlocked);
+    this.#showSignIn(isAsked);
+    hide(by("signed-in"), !isSignedIn);
+  }
+
+  say(words) {
+    text(by("said"), words);
+  }
+
+  // Once, when it appears: the buyer has just pressed a button and must find what is asked of them.
+  #showSignIn(isAsked) {
+    const form = by("sign-in");
+    if (form.hidden === !isAsked) return;
+    hide(form, !isAsked);
+    if (isAsked) by("token").focus();
+    else {
+      by("token").value = "";
+      by("mine-title").focus();
+    }
+  }
+
+  #newSale(sale) {
+    const element = stamp("sale");
+    const title = element.querySelector("h2");
+    title.id = `sale-${sale.id}`;
+    element.setAttribute("aria-labelledby", title.id);
+    this.#items.set(element, new Map());
+    return element;
+  }
+
+  #paintSale(sale, now) {
+    const element = this.#sales.get(sale.id);
+    const state = now.feed.state(sale, now.localMs);
+    const isBefore = state === "SCHEDULED";
+    text(element.querySelector("h2"), sale.name);
+    text(element.querySelector(".state"), STATES[state]);
+    attribute(element, "data-state", state);
+    hide(element.querySelector(".clock"), state === "ENDED");
+    text(element.querySelector(".clock-label"), isBefore ? "Opens in" : "Closes in");
+    text(element.querySelector(".clock-time"), countdown((isBefore ? sale.opensMs : sale.closesMs) - now.shopNowMs));
+    const list = element.querySelector(".items");
+    const items = this.#items.get(element);
+    this.#keep(items, list, sale.items, ({ sku }) => sku, (item) => this.#newItem(sale, item));
+    for (const item of sale.items) this.#paintItem(items.get(item.sku), sale, item, state, now);
+  }
+
+  #newItem(sale, item) {
+    const element = stamp("item");
+    element.dataset.sku = item.sku;
+    const button = element.querySelector(".buy");
+    button.addEventListener("click", () => {
+      if (button.getAttribute("aria-disabled") !== "true") this.#act.buy(sale, item);
+    });
+    return element;
+  }
+
+  #paintItem(element, sale, item, state, { feed, wishes, localMs, shopNowMs }) {
+    const available = feed.available(item.sku);
+    const isTrusted = feed.isCurrent(item.sku, localMs);
+    const mine = wishes.findLast((wish) => wish.sku === item.sku);
+    const isPending = wishes.some((wish) => wish.sku === item.sku && isOpen(wish));
+    text(element.querySelector("h3"), item.name);
+    text(element.querySelector(".price"), money(item.unit_price_minor, sale.currency));
+    text(element.querySelector(".number"), units(available));
+    text(element.querySelector(".unit"), `of ${units(item.total)} left${isTrusted ? "" : ", when last heard"}`);
+    attribute(element, "data-trusted", String(isTrusted));
+    const bar = element.querySelector("progress");
+    attribute(bar, "max", String(Math.max(1, item.total)));
+    attribute(bar, "value", String(available));
+    attribute(bar, "aria-label", `${item.name}: units left`);
+    const [label, hint, may] = offer(sale, state, available, isTrusted, isPending);
+    const button = element.querySelector(".buy");
+    text(button, label);
+    attribute(button, "aria-label", may ? `${label} ${item.name}` : `${item.name}: ${label}`);
+    attribute(button, "aria-disabled", String(!may)); // and not disabled: that would take the focus away
+    text(element.querySelector(".hint"), hint);
+    // what became of the press of this button, where it was pressed; the rest of it may be off the screen
+    hide(element.querySelector(".my-wish"), !mine);
+    if (mine) text(element.querySelector(".my-standing"), standing(mine, shopNowMs));
+  }
+
+  #paintPurchases(wishes, shopNowMs) {
+    hide(by("mine"), wishes.length === 0);
+    const newestFirst = [...wishes].reverse();
+    this.#keep(this.#purchases, by("purchases"), newestFirst, ({ key }) => key, (wish) => this.#newPurchase(wish));
+    for (const wish of newestFirst) this.#paintPurchase(wish, shopNowMs);
+  }
+
+  #newPurchase({ key, name }) {
+    const element = stamp("purchase");
+    for (const action of ["pay", "again", "cancel", "dismiss"]) {
+      element.querySelector(`.${action}`).addEventListener("click", () => this.#act[action](key));
+    }
+    text(element.querySelector("h3"), name);
+    return element;
+  }
+
+  #paintPurchase(wish, shopNowMs) {
+    const element = this.#purchases.get(wish.key);
+    const { purchase } = wish;
+    attribute(element, "data-phase", wish.phase);
+    attribute(element, "data-state", purchase?.state ?? "");
+    attribute(element, "data-key", wish.key);
+    text(element.querySelector(".standing"), standing(wish, shopNowMs));
+    text(element.querySelector(".note"), wish.note ? note(wish.note) : "");
+    const isHeld = purchase?.state === "HELD" && Date.parse(purchase.deadline) > shopNowMs;
+    hide(element.querySelector(".deadline"), !isHeld);
+    if (isHeld) text(element.querySelector(".clock-time"), countdown(Date.parse(purchase.deadline) - shopNowMs));
+    const price = purchase ? money(purchase.total_minor, purchase.currency) : "";
+    action(element, "pay", canPay(wish, shopNowMs), `Pay ${price}`, wish.name);
+    action(element, "again", wish.phase === "stuck", "Ask again", wish.name);
+    action(element, "cancel", canCancel(wish, shopNowMs), "Give it back", wish.name);
+    action(element, "dismiss", isOver(wish), "Remove from this list", wish.name);
+    text(element.querySelector(".reference"), purchase ? `Purchase ${purchase.id}` : "");
+  }
+
+  // Makes what is new, removes what is gone, and puts all into the list's order.
+  #keep(known, parent, list, name, make) {
+    const names = new Set(list.map(name));
+    for (const [key, element] of known) {
+      if (names.has(key)) continue;
+      if (element.contains(document.activeElement)) by("mine-title").focus();
+      element.remove();
+      known.delete(key);
+    }
+    list.forEach((entry, place) => {
+      const key = name(entry);
+      if (!known.has(key)) known.set(key, make(entry));
+      if (parent.children[place] !== known.get(key)) parent.insertBefore(known.get(key), parent.children[place] ?? null);
+    });
+  }
+}
+
+// The buy button's label, a hint below the number, and whether it may be pressed.
+function offer(sale, state, available, isTrusted, isPending) {
+  if (state === "ENDED") return ["Sale over", "", false];
+  if (state === "PAUSED") return ["Paused", "The sale is paused. Nothing is sold until it goes on.", false];
+  const limit = `Up to ${units(sale.buyer_limit)} per buyer in this sale.`;
+  if (state === "SCHEDULED") return ["Not open yet", limit, false];
+  if (isPending) return ["Asking…", limit, false];
+  // an old zero may have units again: then the shop is asked
+  if (available === 0 && isTrusted) return ["Sold out", "All units are held or bought. When a hold ends, its units show up here.", false];
+  return ["Buy", limit, true];
+}
+
+function action(element, name, isShown, label, item) {
+  const button = element.querySelector(`.${name}`);
+  if (!isShown && button === document.activeElement) focusable(element).focus();
+  hide(button, !isShown);
+  text(button, label);
+  attribute(button, "aria-label", `${label}: ${item}`);
+}
+
+// Where the focus goes when its button disappears: the card says how it stands.
+function focusable(element) {
+  const title = element.querySelector("h3");
+  title.tabIndex = -1;
+  return title;
+}
+
+function by(id) {
+  return document.getElementById(id);
+}
+
+function stamp(id) {
+  return by(id).content.firstElementChild.cloneNode(true);
+}
+
+function text(element, words) {
+  if (element.textContent !== words) element.textContent = words;
+}
+
+function attribute(element, name, value) {
+  if (element.getAttribute(name) !== value) element.setAttribute(name, value);
+}
+
+function hide(element, isHidden) {
+  if (element.hidden !== isHidden) element.hidden = isHidden;
+}
