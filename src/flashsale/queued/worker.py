@@ -1,0 +1,273 @@
+"""Takes attempts off the queue, lets PostgreSQL decide them in batches, and only then acknowledges.
+
+RabbitMQ delivers again whatever was not acknowledged, and PostgreSQL decides a rid once. Therefore: decide, commit,
+acknowledge. The price is a batch decided twice per crash; the other order would lose accepted attempts. Anything that goes
+wrong with either store ends the session: the connection closes, which hands every unacknowledged attempt back in order, and
+nothing is consumed again until PostgreSQL answers.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import uuid
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, NamedTuple, cast
+
+import aio_pika
+import structlog
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, ChannelPreconditionFailed
+
+from flashsale.authority.batch import decide
+from flashsale.authority.client import Attempt, Authority, AuthorityUnavailable, BadBatch, Decision
+from flashsale.contract.lifecycle import State
+from flashsale.contract.verdict import Verdict
+from flashsale.queued import feed, message, metrics, topology
+from flashsale.queued.teller import Teller
+
+DECIDE_SECONDS = 5.0  # for one batch, retries included; then the outage is one to wait out without messages in hand
+CONNECT_SECONDS = 5.0
+CLOSE_SECONDS = 2.0
+ACK_SECONDS = 5.0  # to hand an acknowledgement to the socket; a broker that takes longer does not read
+BACKOFF_FIRST_S = 0.1  # a restarting store is back in tenths of a second
+BACKOFF_MAX_S = 2.0  # so that service returns soon after it does, without knocking all day
+PAYMENTS_MAX = 4  # started side by side; leaves connections of the pool to the other shards
+
+log = structlog.get_logger()
+# The driver calls every refused connection an error, with frames. The worker says once per try that it waits.
+for _name in ("aio_pika", "aiormq"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
+
+
+class SessionLost(Exception):  # noqa: N818 - a state of the world, not a fault of the caller
+    """The broker closed or cancelled something; start over."""
+
+
+class Delivery(NamedTuple):
+    """A readable message and its tag on the channel."""
+
+    tag: int
+    message: message.Message
+
+
+class Worker:
+    """Decides what is queued. Any number may run: one at a time is active per shard, and none is needed to be."""
+
+    def __init__(self, authority: Authority, rabbitmq_url: str, claim: topology.Queue, batch_max: int) -> None:
+        self._authority = authority
+        self._url = rabbitmq_url
+        self._claim = claim
+        self._batch_max = batch_max
+        self._backoff_s = BACKOFF_FIRST_S
+        self.is_consuming = False
+
+    async def run(self) -> None:
+        """Consume until cancelled."""
+        while True:
+            try:
+                await self._authority.ping()  # nothing is taken that cannot be decided
+                await self._session()
+            except* (AuthorityUnavailable, SessionLost, AMQPError, ChannelInvalidStateError, OSError) as group:
+                self._set_consuming(is_so=False)
+                log.warning("checkout.waits", reason=str(_first(group)), seconds=round(self._backoff_s, 2))
+            await asyncio.sleep(self._backoff_s * random.uniform(0.5, 1.0))
+            self._backoff_s = min(2 * self._backoff_s, BACKOFF_MAX_S)
+
+    async def _session(self) -> None:
+        async with self._connected() as connection, self._connected() as feed_connection:
+            await declare(await connection.channel(), self._claim)
+            teller = Teller()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(lasting("feed", teller.run(feed_connection)))
+                    for queue in topology.SHARD_QUEUES:
+                        shard = Shard(self, await connection.channel(), queue.name, teller)
+                        group.create_task(lasting(queue.name, shard.run()))
+                    self._set_consuming(is_so=True)
+            finally:
+                self._set_consuming(is_so=False)
+
+    @contextlib.asynccontextmanager
+    async def _connected(self) -> AsyncIterator[AbstractConnection]:
+        connection = await aio_pika.connect(self._url, timeout=CONNECT_SECONDS, heartbeat=topology.HEARTBEAT_SECONDS)
+        try:
+            yield connection
+        finally:
+            with contextlib.suppress(TimeoutError):  # a broker that hangs does not say goodbye
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await connection.close()
+
+    async def decide(self, batch: Sequence[Delivery]) -> list[feed.Told]:
+        """Decide, start the payments asked for, and say what to tell. Raises ``AuthorityUnavailable``: nothing may be acked."""
+        attempts = [
+            Attempt(m.rid, m.purchase, m.buyer, m.key, m.cart, queued_until=m.queued_until)
+            for m in (delivery.message for delivery in batch)
+        ]
+        told = []
+        decisions: list[Decision] = []
+        # two deliveries of one attempt may share a batch; PostgreSQL answers both from one row
+        for start in range(0, len(attempts), self._batch_max):
+            decisions += await decide(self._authority, attempts[start : start + self._batch_max], DECIDE_SECONDS)
+        poisoned = [
+            attempt
+            for attempt, decision in zip(attempts, decisions, strict=True)
+            if decision.verdict is Verdict.MALFORMED
+        ]
+        if poisoned:
+            # it broke a constraint when decided alone, so PostgreSQL has no verdict of it yet: fence it, durably
+            await self._set_aside([(attempt.rid, attempt.purchase) for attempt in poisoned], "data")
+        await self._start_payments(attempts, decisions)
+        for attempt, decision in zip(attempts, decisions, strict=True):
+            verdict = decision.verdict or Verdict.TRY_LATER
+            metrics.decided.labels(verdict).inc()
+            version = decision.purchase.version if decision.purchase else 0
+            told.append(feed.Told(attempt.rid, verdict, attempt.purchase, version))
+        metrics.batches.inc()
+        self._backoff_s = BACKOFF_FIRST_S
+        return told
+
+    async def set_aside(self, unreadable: AbstractIncomingMessage, reason: str) -> None:
+        """Record what is known of a message that no attempt can be read from: a front that waits for it must hear something."""
+        log.warning("checkout.unreadable", reason=reason, message_id=unreadable.message_id)
+        try:
+            rid = uuid.UUID(unreadable.message_id or "")
+            purchase = uuid.UUID(str(unreadable.headers.get(topology.PURCHASE_HEADER)))
+        except ValueError:
+            metrics.poison.labels("unnamed").inc()
+            return
+        await self._set_aside([(rid, purchase)], "unreadable")
+
+    async def _set_aside(self, attempts: list[tuple[uuid.UUID, uuid.UUID]], reason: str) -> None:
+        metrics.poison.labels(reason).inc(len(attempts))
+        verdicts = await self._authority.void_attempts(attempts)
+        log.warning("checkout.set_aside", reason=reason, verdicts={str(rid): word for rid, word in verdicts.items()})
+
+    async def _start_payments(self, attempts: Sequence[Attempt], decisions: Sequence[Decision]) -> None:
+        paying = asyncio.Semaphore(PAYMENTS_MAX)
+
+        async def start(attempt: Attempt, method: str) -> None:
+            async with paying:
+                # the attempt's own key: delivered twice, it asks once; what is refused, the purchase shows as it stands
+                try:
+                    await self._authority.start_payment(attempt.purchase, attempt.buyer, attempt.key, method)
+                except BadBatch as error:
+                    log.warning("checkout.payment_refused", purchase=str(attempt.purchase), reason=str(error))
+
+        async with asyncio.TaskGroup() as group:
+            for attempt, decision in zip(attempts, decisions, strict=True):
+                # only from HELD: a replay may find the payment long under way
+                is_unpaid = decision.purchase is not None and decision.purchase.state == State.HELD
+                if attempt.cart.pay_now and is_unpaid and decision.purchase and not decision.purchase.payments:
+                    group.create_task(start(attempt, attempt.cart.pay_now))
+
+    def _set_consuming(self, *, is_so: bool) -> None:
+        if is_so and not self.is_consuming:
+            log.info("checkout.consuming", shards=topology.SHARDS)
+        self.is_consuming = is_so
+        metrics.consuming.set(is_so)
+
+
+class Shard:
+    """One queue on one channel: deliveries in, in order; one acknowledgement per committed batch out."""
+
+    def __init__(self, worker: Worker, channel: AbstractChannel, queue: str, teller: Teller) -> None:
+        self._worker = worker
+        self._channel = channel
+        self._queue = queue
+        self._teller = teller
+        # bounded by the broker: it sends no more than PREFETCH unacknowledged; None says that it will send no more
+        self._arrived: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
+        self._acked_tag = 0
+
+    async def run(self) -> None:
+        """Decide until the channel or the queue is lost (``SessionLost``) or PostgreSQL is (``AuthorityUnavailable``)."""
+        await self._channel.set_qos(prefetch_count=topology.PREFETCH)
+        self._channel.close_callbacks.add(self._ended)
+        # a queue that is deleted, or loses its leader, ends its consumers and leaves their channels open
+        (await self._channel.get_underlay_channel()).on_consumer_cancel_callbacks.add(self._ended)
+        queue = await self._channel.get_queue(self._queue, ensure=False)
+        await queue.consume(self._arrive)
+        while True:
+            await self._decide(await self._collect())
+
+    def _ended(self, *_: object) -> None:
+        self._arrived.put_nowait(None)
+
+    async def _arrive(self, arrived: AbstractIncomingMessage) -> None:
+        self._arrived.put_nowait(arrived)
+
+    async def _collect(self) -> list[AbstractIncomingMessage]:
+        # What is there, without a timer: while one batch is decided the next one gathers by itself.
+        batch = [await self._arrived.get()]
+        while not self._arrived.empty() and len(batch) < topology.PREFETCH // 2:
+            batch.append(self._arrived.get_nowait())
+        if None in batch:
+            raise SessionLost(f"the broker sends no more of {self._queue}")
+        return cast("list[AbstractIncomingMessage]", batch)
+
+    async def _decide(self, batch: list[AbstractIncomingMessage]) -> None:
+        with metrics.batch_seconds.time():
+            readable: list[Delivery] = []
+            for arrived in batch:
+                metrics.redelivered.inc(bool(arrived.redelivered))
+                assert arrived.delivery_tag is not None
+                try:
+                    readable.append(Delivery(arrived.delivery_tag, message.decode(arrived.body)))
+                except message.Unreadable as reason:
+                    await self._worker.set_aside(arrived, str(reason))
+                    await arrived.reject(requeue=False)  # to the dead-letter queue, for people to look at
+            if readable:
+                self._teller.tell(await self._worker.decide(readable))
+            await self._acknowledge([arrived.delivery_tag or 0 for arrived in batch])
+
+    async def _acknowledge(self, tags: list[int]) -> None:
+        # Up to the last one, and that says: every one before. Which is true only if none is missing between.
+        assert tags == list(range(self._acked_tag + 1, self._acked_tag + 1 + len(tags))), (self._acked_tag, tags)
+        underlay = await self._channel.get_underlay_channel()
+        async with asyncio.timeout(ACK_SECONDS):
+            await underlay.basic_ack(tags[-1], multiple=True)
+        self._acked_tag = tags[-1]
+
+
+async def declare(channel: AbstractChannel, claim: topology.Queue) -> None:
+    """Claim the queues, then make them and the feed, or find them as they should be. Raises ``SessionLost`` when refused."""
+    try:
+        claimed = await channel.declare_queue(
+            claim.name, durable=False, auto_delete=True, arguments=dict(claim.arguments)
+        )
+    except ChannelPreconditionFailed as error:
+        raise SessionLost(topology.CLAIM_REFUSED) from error
+    await claimed.consume(_hear_nothing)  # it stands while somebody listens, and there is never anything to hear
+    for queue in topology.QUEUES:
+        await channel.declare_queue(queue.name, durable=True, arguments=dict(queue.arguments), timeout=CONNECT_SECONDS)
+    await channel.declare_exchange(topology.VERDICTS, aio_pika.ExchangeType.FANOUT, durable=True)
+
+
+async def _hear_nothing(_: AbstractIncomingMessage) -> None:
+    """Of a queue that nobody publishes to."""
+
+
+async def lasting(name: str, work: Coroutine[Any, Any, None]) -> None:
+    """Await ``work``, which must not end while its session lasts: however it does, the session is lost.
+
+    The driver cancels what waits for a channel that it closes. A task that ends so would be gone without a word, and its
+    queue without a worker.
+    """
+    try:
+        await work
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+    except Exception as error:
+        # It ends what still waits to be written or confirmed with a bare Exception; nothing else raises that.
+        if type(error) is not Exception:
+            raise
+    raise SessionLost(f"{name} ended")
+
+
+def _first(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group

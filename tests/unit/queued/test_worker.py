@@ -1,0 +1,105 @@
+"""What a worker tells of a batch, and what it does with an attempt that breaks the database's rules."""
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from flashsale.authority.client import Attempt, Authority, BadBatch, Decision
+from flashsale.contract.verdict import Verdict
+from flashsale.contract.wire import Cart, Line, Purchase, purchase_id
+from flashsale.queued import topology
+from flashsale.queued.message import Message
+from flashsale.queued.worker import Delivery, SessionLost, Worker, lasting
+
+KEY = "0123456789abcdef"
+SOON = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+class Books(Authority):
+    """Holds everything, and cannot bear one buyer."""
+
+    def __init__(self) -> None:
+        self.__dict__.update(voided=[], asked=[], batches=0)
+
+    async def reserve_batch(self, attempts: Sequence[Attempt]) -> list[Decision]:
+        self.__dict__["batches"] += 1
+        if any(attempt.buyer == "poison" for attempt in attempts):
+            raise BadBatch("value out of range")
+        return [Decision(Verdict.HELD, self.held(attempt)) for attempt in attempts]
+
+    async def void_attempts(self, attempts: Sequence[tuple[uuid.UUID, uuid.UUID]]) -> dict[uuid.UUID, str]:
+        self.__dict__["voided"] += attempts
+        return {rid: "void" for rid, _ in attempts}
+
+    async def start_payment(self, purchase: uuid.UUID, buyer: str, key: str, method: str) -> None:
+        self.__dict__["asked"].append((purchase, buyer, key, method))
+
+    def held(self, attempt: Attempt) -> Purchase:
+        state = "PAID" if attempt.buyer == "paid" else "HELD"
+        return Purchase(attempt.purchase, "s", state, 1, 1, SOON, (), 0, "EUR", ())
+
+
+def delivery(tag: int, buyer: str, **cart: Any) -> Delivery:
+    wish = Cart((Line("a", 1),), **cart)
+    return Delivery(tag, Message(uuid.uuid4(), purchase_id(buyer, KEY), buyer, KEY, wish, SOON))
+
+
+def worker(books: Books, batch_max: int = 256) -> Worker:
+    return Worker(books, "", topology.claim_of(""), batch_max)
+
+
+async def test_poison_is_fenced_and_its_neighbours_are_held() -> None:
+    books = Books()
+    batch = [delivery(tag, "poison" if tag == 3 else f"b{tag}") for tag in range(1, 6)]
+    told = await worker(books).decide(batch)
+    assert [one.verdict for one in told] == ["held", "held", "malformed", "held", "held"]
+    assert [one.rid for one in told] == [one.message.rid for one in batch]
+    assert books.__dict__["voided"] == [(batch[2].message.rid, batch[2].message.purchase)]
+
+
+async def test_a_batch_is_never_larger_than_it_may_be() -> None:
+    books = Books()
+    assert len(await worker(books, 4).decide([delivery(tag, f"b{tag}") for tag in range(10)])) == 10
+    assert books.__dict__["batches"] == 3
+
+
+async def test_only_an_unpaid_hold_is_paid() -> None:
+    books = Books()
+    await worker(books).decide(
+        [delivery(1, "ana", pay_now="card"), delivery(2, "ben"), delivery(3, "paid", pay_now="card")]
+    )
+    assert books.__dict__["asked"] == [(purchase_id("ana", KEY), "ana", KEY, "card")]
+
+
+async def test_a_task_that_the_driver_cancels_ends_its_session() -> None:
+    async def waits_for_a_channel_that_closes() -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(future.cancel)
+        await future
+
+    with pytest.raises(SessionLost):
+        await lasting("checkout.0", waits_for_a_channel_that_closes())
+    with pytest.raises(SessionLost):
+        await lasting("checkout.0", asyncio.sleep(0))
+
+
+async def test_a_bare_exception_of_the_driver_is_a_lost_session_and_anything_else_is_itself() -> None:
+    async def fails(error: Exception) -> None:
+        raise error
+
+    with pytest.raises(SessionLost):
+        await lasting("checkout.0", fails(Exception()))
+    with pytest.raises(KeyError):
+        await lasting("checkout.0", fails(KeyError()))
+
+
+async def test_a_task_that_is_told_to_stop_stops() -> None:
+    task = asyncio.create_task(lasting("checkout.0", asyncio.sleep(60)))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
