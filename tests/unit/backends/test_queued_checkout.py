@@ -1,0 +1,177 @@
+"""The queued front's own decisions: by whose clock it queues, and what it believes of what the broker says."""
+
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import gevent
+import pika
+import pytest
+
+from flashsale.authority import green
+from flashsale.authority.green import AuthorityUnavailable, GreenAuthority
+from flashsale.backends.gevent_rabbit import dispatch
+from flashsale.backends.gevent_rabbit.checkout import Checkout
+from flashsale.backends.gevent_rabbit.dispatch import Dispatcher, QueueUnavailable
+from flashsale.backends.gevent_rabbit.watch import Watch
+from flashsale.contract.verdict import Verdict
+from flashsale.contract.wire import Cart, Line, purchase_id
+from flashsale.queued import topology
+from flashsale.queued.message import QUEUED_SECONDS_MAX, Message
+from flashsale.queued.receipt import Receipts
+
+CART = Cart((Line("hat", 1),))
+KEY = "0123456789abcdef"
+FAR = datetime(2040, 1, 1, tzinfo=UTC)  # PostgreSQL's clock, and nobody else's
+
+
+class FarAuthority(GreenAuthority):
+    """Its clock is years ahead of this machine's, and it answers once it is let."""
+
+    def _call(self, query: str, arguments: tuple[Any, ...]) -> list[dict[str, Any]]:
+        gevent.sleep(0.05)
+        assert (query, arguments) != ("", ())
+        return [{"ids": [], "versions": [], "rids": [], "said": [], "at": FAR}]
+
+
+class Taking(Dispatcher):
+    """Takes everything and writes it down."""
+
+    def __init__(self) -> None:
+        self.taken: list[Message] = []
+
+    def submit(self, attempt: Message) -> None:
+        self.taken.append(attempt)
+
+
+def test_an_attempt_is_queued_until_so_late_by_postgresql_s_clock() -> None:
+    authority, taking = FarAuthority("", 1), Taking()
+    checkout = Checkout(taking, authority, Watch.__new__(Watch), Receipts("x" * 32), 10)
+    assert abs(authority.now() - datetime.now(UTC)) < timedelta(minutes=1)  # nothing heard yet
+    authority.news([], [])
+    assert checkout.purchase("ana", KEY, CART, is_retry=False).verdict is Verdict.QUEUED
+    (attempt,) = taking.taken
+    assert timedelta(0) <= attempt.queued_until - FAR - timedelta(seconds=QUEUED_SECONDS_MAX) < timedelta(minutes=1)
+
+
+def test_calls_that_wait_for_postgresql_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(green, "WAITING_MAX", 3)
+    authority = FarAuthority("", 1)
+    calls = [gevent.spawn(authority.news, [], []) for _ in range(4)]
+    gevent.joinall(calls[:3])
+    assert [call.successful() for call in calls] == [True, True, True, False]
+    assert isinstance(calls[3].exception, AuthorityUnavailable)
+    authority.news([], [])  # and the places are free again
+
+
+class Channel:
+    """What a dispatcher needs of a channel; the test plays the broker."""
+
+    is_open = True
+
+    def __init__(self) -> None:
+        self.connection = SimpleNamespace(
+            add_on_connection_blocked_callback=self._keep("block"),
+            add_on_connection_unblocked_callback=self._keep("unblock"),
+        )
+        self.add_on_return_callback = self._keep("returned")
+        self.published: list[pika.BasicProperties] = []
+        self.callbacks: dict[str, Callable[..., None]] = {}
+
+    def confirm_delivery(self, confirm: Callable[..., None], callback: Callable[..., None]) -> None:
+        self.callbacks["confirm"] = confirm
+        callback(None)
+
+    def basic_publish(self, *, properties: pika.BasicProperties, **_: object) -> None:
+        self.published.append(properties)
+
+    def say(self, event: str, *arguments: object) -> None:
+        self.callbacks[event](*arguments)
+
+    def ack(self, tag: int, *, multiple: bool = False) -> None:
+        self.say("confirm", SimpleNamespace(method=pika.spec.Basic.Ack(tag, multiple)))
+
+    def _keep(self, name: str) -> Callable[[Callable[..., None]], None]:
+        def keep(callback: Callable[..., None]) -> None:
+            self.callbacks[name] = callback
+
+        return keep
+
+
+@pytest.fixture
+def channel() -> Channel:
+    return Channel()
+
+
+@pytest.fixture
+def dispatcher(monkeypatch: pytest.MonkeyPatch, channel: Channel) -> Dispatcher:
+    def opened_at_once(_: str, __: object, ___: str, on_open: Callable[[Any], None], ____: object) -> None:
+        gevent.spawn(on_open, channel)
+
+    monkeypatch.setattr(dispatch, "Link", opened_at_once)
+    monkeypatch.setattr(dispatch, "CONFIRM_SECONDS", 1.0)  # long enough for a busy test to say its confirm in time
+    made = Dispatcher("", topology.claim_of(""), 10)
+    gevent.sleep(0)
+    return made
+
+
+def put(dispatcher: Dispatcher, rid: uuid.UUID | None = None) -> gevent.Greenlet:
+    attempt = Message(rid or uuid.uuid4(), purchase_id("ana", KEY), "ana", KEY, CART, FAR)
+    greenlet = gevent.spawn(dispatcher.submit, attempt)
+    gevent.sleep(0)
+    return greenlet
+
+
+def outcome(greenlet: gevent.Greenlet) -> str:
+    greenlet.join(5)
+    assert greenlet.dead
+    return str(greenlet.exception) if isinstance(greenlet.exception, QueueUnavailable) else "confirmed"
+
+
+def test_a_return_is_of_one_publication_and_not_of_its_rid(dispatcher: Dispatcher, channel: Channel) -> None:
+    rid = uuid.uuid4()
+    first = put(dispatcher, rid)
+    assert outcome(first) == "late"
+    second = put(dispatcher, rid)
+    for properties in channel.published:
+        channel.say("returned", channel, None, properties, b"")
+    channel.ack(2, multiple=True)
+    assert outcome(second) == "returned"
+
+
+def test_one_confirm_covers_all_before_it_but_what_was_returned(dispatcher: Dispatcher, channel: Channel) -> None:
+    waiting = [put(dispatcher) for _ in range(4)]
+    channel.say("returned", channel, None, channel.published[1], b"")
+    channel.ack(3, multiple=True)
+    channel.say("confirm", SimpleNamespace(method=pika.spec.Basic.Nack(4)))
+    assert [outcome(one) for one in waiting] == ["confirmed", "returned", "confirmed", "nacked"]
+
+
+def test_a_blocked_connection_takes_nothing_until_it_is_unblocked(dispatcher: Dispatcher, channel: Channel) -> None:
+    held_up = put(dispatcher)
+    channel.say("block")
+    began = time.monotonic()
+    assert outcome(put(dispatcher)) == "refused"
+    assert len(channel.published) == 1
+    assert outcome(held_up) == "late"
+    assert time.monotonic() - began < 5
+    channel.say("unblock")
+    taken = put(dispatcher)
+    channel.ack(2, multiple=True)
+    assert outcome(taken) == "confirmed"
+
+
+def test_what_waits_for_a_confirm_is_bounded(dispatcher: Dispatcher, channel: Channel) -> None:
+    waiting = [put(dispatcher) for _ in range(11)]
+    assert outcome(waiting[-1]) == "refused"
+    assert len(channel.published) == 10
+    assert {outcome(one) for one in waiting[:10]} == {"late"}
+    # late ones keep their places until the broker has answered: it may still take them
+    assert outcome(put(dispatcher)) == "refused"
+    channel.ack(10, multiple=True)
+    taken = put(dispatcher)
+    channel.ack(11)
+    assert outcome(taken) == "confirmed"
