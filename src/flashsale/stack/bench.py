@@ -1,0 +1,236 @@
+# Benchmarks: each row is a module that measures, beside services and roles of its own. Law 1: a benchmark is started and
+# ended here and measures elsewhere, in a process that says what it found as JSON. Law 2: a figure without its machine,
+# commit, command and date is worth nothing, so they are written down here, for all alike.
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flashsale.settings import ASYNCIO_REDIS, REPOSITORY, Settings
+from flashsale.stack.console import table
+from flashsale.stack.exits import Exit, StackError
+from flashsale.stack.processes import dies_with_us
+from flashsale.stack.running import Stack, running_stack
+from flashsale.stack.services import install, may_install
+
+INSTANCE = "bench"
+STOP_WITHIN_S = 10.0
+RESULT_BYTES_MAX = 16 << 20  # a result is a few KiB; a module that floods its stdout is broken
+
+
+@dataclass(frozen=True)
+class Bench:
+    """
+    One benchmark: `python -m module [subject] [--quick] --home DIR --core N --processes name=pid,...`, with the environment
+    of a process of `role`; it may keep what it needs in DIR. It prints one JSON object: `table` (`header` and `rows`, of texts), `notes` (texts), `passed` where
+    something had to hold, and whatever else it found.
+    """
+
+    name: str
+    summary: str
+    about: str
+    module: str
+    services: tuple[str, ...]
+    roles: tuple[str, ...]  # running beside it; their count is the settings'
+    role: str
+    subjects: tuple[str, ...] = ()  # what it can be told to measure; none: there is but one thing
+    programs: tuple[str, ...] = ()  # Debian packages that are called like the programs in them
+    as_owner: bool = False  # it makes databases of its own, and gets PostgreSQL's URL of who may
+    spares_core: bool = False  # services and roles keep off the last core, which the module gives to what it measures
+
+
+BENCHES: tuple[Bench, ...] = (
+    Bench(
+        "backend",
+        "purchases per second of one server process, beside others like it",
+        "Gives the server one core, and everything else the other ones. Every round runs every server, ours and the peers,\n"
+        "one after the other, so that a slow minute of the machine is everybody's. Ratios are taken within a round.\n\n"
+        "examples:\n  ./flash bench backend asyncio_redis\n  ./flash bench backend asyncio_redis --quick --json",
+        "benchmarks.backend",
+        services=("postgres", "redis", "rabbitmq"),
+        roles=("upkeep",),
+        role=ASYNCIO_REDIS,
+        subjects=(ASYNCIO_REDIS,),
+        programs=("wrk",),
+        spares_core=True,
+    ),
+    Bench(
+        "authority",
+        "holds per second of PostgreSQL, what each feature costs, how late holds end",
+        "Batches of 128 on one hot SKU, beside a bare insert-and-update in every round; the function without one feature after\n"
+        "the other; shops of up to a million purchases and ten thousand SKUs, which take minutes to fill; the sweepers' lateness.\n"
+        "Bars stand in the table as met or missed; a missed one does not change the exit code, since it is the machine's as well.\n\n"
+        "examples:\n  ./flash bench authority\n  ./flash bench authority --quick --json",
+        "benchmarks.authority",
+        services=("postgres",),
+        roles=(),
+        role="upkeep",
+        as_owner=True,
+    ),
+    Bench(
+        "payments",
+        "holds settled per second of one payment worker",
+        "The worker as it is, with a gateway that answers at once and with the simulated one over HTTP, beside a loop that only\n"
+        "consumes and acknowledges the same messages, in every round.\n\n"
+        "examples:\n  ./flash bench payments\n  ./flash bench payments --quick --json",
+        "benchmarks.payments",
+        services=("postgres", "rabbitmq"),
+        roles=(),
+        role="payments",
+        as_owner=True,
+    ),
+)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """One sub-word per row."""
+    words = parser.add_subparsers(metavar="what", required=True)
+    for bench in BENCHES:
+        sub = words.add_parser(
+            bench.name,
+            help=bench.summary,
+            description=bench.about,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        sub.set_defaults(bench=bench, subject=None)
+        if bench.subjects:
+            sub.add_argument("subject", choices=bench.subjects, help="what is measured")
+        sub.add_argument(
+            "--quick", action="store_true", help="seconds instead of minutes: shows that it works, no more"
+        )
+        sub.add_argument("--json", action="store_true", help="machine-readable result on stdout")
+
+
+async def run(parsed: argparse.Namespace, settings: Settings, say: Callable[[str], None]) -> int:
+    """Run one benchmark and keep its result under FLASH_HOME/benchmarks. Raises StackError if it cannot be run."""
+    bench: Bench = parsed.bench
+    _need(bench, settings, say)
+    cores = sorted(os.sched_getaffinity(0))
+    if bench.spares_core:
+        if len(cores) < 2:
+            raise StackError(f"bench {bench.name} needs two cores: one for what it measures", Exit.MISSING)
+        os.sched_setaffinity(0, cores[:-1])  # services and roles inherit it
+    home = settings.home / "benchmarks"
+    home.mkdir(parents=True, exist_ok=True)
+    # The load is loopback's, so a server may believe names where the benchmark wants it to.
+    settings = replace(settings, host="127.0.0.1")
+    async with running_stack(
+        settings, instance=INSTANCE, services=bench.services, roles=bench.roles, say=say, fresh=True
+    ) as stack:
+        found = await _measure(bench, stack, parsed, home, cores[-1])
+    result = _circumstances(bench, parsed) | found
+    path = _keep(home, bench, result)
+    if parsed.json:
+        print(json.dumps(result))
+    else:
+        print(table(found["table"]["header"], found["table"]["rows"]))
+        print("\n".join(found["notes"]))
+    say(f"kept as {path}")
+    return Exit.OK if found.get("passed", True) else Exit.FAILED
+
+
+def _need(bench: Bench, settings: Settings, say: Callable[[str], None]) -> None:
+    missing = [program for program in bench.programs if shutil.which(program) is None]
+    if missing and not may_install(settings):
+        raise StackError(
+            f"bench {bench.name} needs {' '.join(missing)}. Fix: apt-get install {' '.join(missing)}", Exit.MISSING
+        )
+    if missing:
+        install(missing, say)
+
+
+async def _measure(bench: Bench, stack: Stack, parsed: argparse.Namespace, home: Path, core: int) -> dict[str, Any]:
+    pids = {process.role: process.pid for process in stack.processes if process.pid is not None}
+    words = [*([parsed.subject] if parsed.subject else []), *(["--quick"] if parsed.quick else [])]
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", bench.module, *words),
+        *("--home", str(home), "--core", str(core)),
+        *("--processes", ",".join(f"{name}={pid}" for name, pid in pids.items())),
+        cwd=REPOSITORY,
+        env=stack.environment_for(bench.role)
+        | ({"FLASH_POSTGRES_URL": stack.urls.postgres_owner} if bench.as_owner else {}),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        limit=RESULT_BYTES_MAX,
+        preexec_fn=dies_with_us(signal.SIGTERM),
+    )
+    assert child.stdout is not None
+    try:
+        said = await child.stdout.readline()
+        code = await child.wait()
+    finally:
+        await _stop(child)
+    if code != 0 or not said:
+        raise StackError(f"{bench.module} ended with {code}; it says why above")
+    found: dict[str, Any] = json.loads(said)
+    return found
+
+
+def _circumstances(bench: Bench, parsed: argparse.Namespace) -> dict[str, Any]:
+    words = ["./flash", "bench", bench.name, *([parsed.subject] if parsed.subject else [])]
+    return {
+        "command": shlex.join([*words, *(["--quick"] if parsed.quick else [])]),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "machine": {
+            "cpu": _cpu(),
+            "cores": os.cpu_count(),
+            "kernel": platform.release(),
+            "python": platform.python_version(),
+            "load_before": [round(load, 2) for load in os.getloadavg()],
+        },
+    }
+
+
+def _commit() -> str:
+    # "+changes" because a figure of an uncommitted tree cannot be repeated
+    try:
+        git = ("git", "-C", str(REPOSITORY))
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
+        changes = subprocess.run(
+            [*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return "unknown"
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def _keep(folder: Path, bench: Bench, result: Mapping[str, Any]) -> Path:
+    path = folder / f"{bench.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+async def _stop(child: asyncio.subprocess.Process) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if child.returncode is not None:
+            return
+        child.send_signal(number)
+        try:
+            async with asyncio.timeout(STOP_WITHIN_S):
+                await child.wait()
+        except TimeoutError:
+            continue

@@ -1,0 +1,54 @@
+# What `bench` promises: one word per benchmark, and figures that say on what they were measured.
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from flashsale.settings import Settings
+from flashsale.stack import bench
+from flashsale.stack.exits import Exit, StackError
+from flashsale.stack.roles import ROLE_BY_NAME
+
+
+def parse(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    bench.options(parser)
+    return parser.parse_args(words)
+
+
+@pytest.mark.parametrize("row", bench.BENCHES, ids=lambda row: row.name)
+def test_every_row_names_a_module_and_roles_that_exist(row: bench.Bench) -> None:
+    assert importlib.util.find_spec(f"{row.module}.__main__") is not None
+    assert {*row.roles, row.role} <= ROLE_BY_NAME.keys()
+    assert parse(row.name, *row.subjects[:1]).bench is row
+
+
+@pytest.mark.parametrize("words", [(), ("nothing",), ("backend",), ("backend", "gevent_rabbit"), ("backend", "--slow")])
+def test_what_cannot_be_measured_is_bad_usage(words: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(*words)
+    assert ended.value.code == Exit.USAGE
+
+
+async def test_one_core_is_too_few_for_a_server_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    row = replace(bench.BENCHES[0], programs=())
+    parsed = argparse.Namespace(bench=row, subject=row.subjects[0], quick=True, json=True)
+    with pytest.raises(StackError, match="two cores") as refused:
+        await bench.run(parsed, Settings.load({"FLASH_HOME": str(tmp_path)}), print)
+    assert refused.value.code == Exit.MISSING
+
+
+async def test_a_missing_program_is_named_with_its_cure(tmp_path: Path) -> None:
+    row = replace(bench.BENCHES[0], programs=("no-such-program",))
+    parsed = argparse.Namespace(bench=row, subject=row.subjects[0], quick=True, json=True)
+    say: Callable[[str], None] = print
+    with pytest.raises(StackError, match="apt-get install no-such-program") as refused:
+        await bench.run(parsed, Settings.load({"FLASH_HOME": str(tmp_path), "FLASH_APT": "off"}), say)
+    assert refused.value.code == Exit.MISSING
