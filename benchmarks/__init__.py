@@ -1,0 +1,1 @@
+"""Load, measurements and comparisons. Reaches a backend through its HTTP contract and nothing else."""

@@ -1,0 +1,6 @@
+"""What other people would build: the same decision in the same script, with other tools.
+
+Each peer reads a purchase attempt with the contract's own functions (Node with its own), asks Redis by ``reserve.lua``, and
+answers ``sold_out`` with the contract's problem. None of them asks PostgreSQL, keeps metrics or settles: they are measured
+where every attempt is refused, and get the rest for nothing.
+"""
