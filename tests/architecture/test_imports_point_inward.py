@@ -1,0 +1,318 @@
+"""Who may import whom. The table is the architecture; it has no list of exceptions."""
+
+import ast
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from flashsale.settings import REPOSITORY
+
+SOURCES = REPOSITORY / "src" / "flashsale"
+
+# Unit → what of this repository it may import. Longest prefix wins.
+MAY_IMPORT: dict[str, set[str]] = {
+    "flashsale.contract": set(),
+    "flashsale.settings": {"loadbalancer.config"},  # whose table the launcher prints and checks
+    "flashsale.logs": set(),
+    "flashsale.ops": set(),  # the operations port of asyncio processes that serve nobody
+    "flashsale.identity": {"flashsale.contract"},
+    "flashsale.web": set(),
+    "flashsale.authority": {"flashsale.contract", "flashsale.settings"},
+    "flashsale.gate": {"flashsale.contract"},
+    "flashsale.payments": {
+        "flashsale.contract",
+        "flashsale.settings",
+        "flashsale.logs",
+        "flashsale.ops",
+        "flashsale.authority",
+    },
+    # a bank of its own, which shares with the shop how webhooks are signed and nothing else
+    "flashsale.payments.gateway": {"flashsale.settings", "flashsale.logs", "flashsale.payments.signature"},
+    # an example of somebody who listens: knows what travels, and nothing of the shop behind it
+    "flashsale.webhooks": {
+        "flashsale.contract",
+        "flashsale.settings",
+        "flashsale.logs",
+        "flashsale.payments.queues",
+    },
+    # HTTP for one route; reads as strictly as the balancer does, and with the same code
+    "flashsale.lane": {"loadbalancer.http1"},
+    # the shared half of live stock; knows neither loop
+    "flashsale.stream": {"flashsale.contract"},
+    # the shared half of checkout through a queue; knows no front
+    "flashsale.queued": {
+        "flashsale.contract",
+        "flashsale.settings",
+        "flashsale.logs",
+        "flashsale.ops",
+        "flashsale.authority",
+    },
+    "flashsale.backends.asyncio_redis": {
+        "flashsale.contract",
+        "flashsale.settings",
+        "flashsale.logs",
+        "flashsale.identity",
+        "flashsale.web",
+        "flashsale.authority",
+        "flashsale.gate",
+        "flashsale.lane",
+        "flashsale.stream",
+        "flashsale.queued.receipt",  # it honours the other backend's receipts, and knows nothing of its queue
+    },
+    "flashsale.backends.gevent_rabbit": {
+        "flashsale.contract",
+        "flashsale.settings",
+        "flashsale.logs",
+        "flashsale.identity",
+        "flashsale.web",
+        "flashsale.authority.green",
+        "flashsale.stream",
+        "flashsale.queued",
+    },
+    "flashsale.upkeep": {
+        "flashsale.contract",
+        "flashsale.settings",
+        "flashsale.logs",
+        "flashsale.ops",
+        "flashsale.authority",
+        "flashsale.gate",
+        "flashsale.stream.wakeup",
+        "flashsale.payments.queues",
+    },
+    # proves what the others do, so it may share nothing with them but the contract
+    "flashsale.proof": {"flashsale.contract", "flashsale.settings"},
+    # as a process it logs and answers like every other
+    "flashsale.proof.watch": {"flashsale.proof"},
+    "flashsale.proof.__main__": {"flashsale.proof", "flashsale.settings", "flashsale.logs", "flashsale.ops"},
+    # what people do by hand, through functions of their own
+    "flashsale.operate": {"flashsale.contract"},
+    "flashsale.operate.database": {"flashsale.operate"},
+    "flashsale.operate.broker": {"flashsale.operate", "flashsale.payments.queues", "flashsale.queued.topology"},
+    "flashsale.stack": {"flashsale.contract", "flashsale.settings", "flashsale.identity", "flashsale.operate"},
+    # plays merchant, shoppers' host and examiner; runs only under the environment's Python
+    "flashsale.stack.demo": {"flashsale.settings", "flashsale.stack", "flashsale.authority", "flashsale.proof"},
+    # plays merchant and shoppers in an instance of its own, and takes its stores away
+    "flashsale.stack.drill": {
+        "flashsale.contract",
+        "flashsale.settings",
+        "flashsale.stack",
+        "flashsale.authority",
+        "flashsale.proof",
+    },
+    # the same under a storm of kills; afterwards it reads what lies in the dead-letter queues
+    "flashsale.stack.soak": {
+        "flashsale.settings",
+        "flashsale.stack",
+        "flashsale.authority",
+        "flashsale.payments",
+        "flashsale.queued",
+    },
+    # reaches a backend through its wire alone: a harness that sees inside will cheat
+    # (tokens are made for its shoppers as the shop's login would)
+    "benchmarks": {"flashsale.contract", "flashsale.identity"},
+    "benchmarks.peers": {"flashsale.contract", "flashsale.identity"},  # others' servers, with our rules of reading
+    # starts servers and plays the merchant whose sale they serve
+    "benchmarks.backend": {
+        "flashsale.contract",
+        "flashsale.identity",
+        "flashsale.settings",
+        "flashsale.authority",
+        "flashsale.stack.processes",
+    },
+    # measures the SQL itself, and the sweepers of upkeep
+    "benchmarks.authority": {"flashsale.contract", "flashsale.authority", "flashsale.upkeep"},
+    # measures the payment worker, in a process of its own
+    "benchmarks.payments": {"flashsale.authority", "flashsale.payments", "benchmarks.authority"},
+    # knows HTTP and nothing of sales
+    "loadbalancer": set(),
+    "loadbalancer.config": set(),  # the launcher prints its table before anything is installed
+    # what an answer is made of and who gets a request: no socket, no clock
+    "loadbalancer.http1": set(),
+    "loadbalancer.policies": set(),
+    "loadbalancer.health": set(),
+    "loadbalancer.pool": set(),
+    "loadbalancer.retry": set(),
+}
+STANDARD_LIBRARY_ONLY = {
+    "flashsale.contract",
+    "flashsale.settings",
+    "flashsale.web",
+    "loadbalancer.config",
+    "loadbalancer.http1",
+    "loadbalancer.policies",
+    "loadbalancer.health",
+    "loadbalancer.pool",
+    "loadbalancer.retry",
+}
+# Decides, and leaves doing to others.
+PURE = STANDARD_LIBRARY_ONLY - {"flashsale.contract", "flashsale.settings", "flashsale.web"}
+IMPURE_LIBRARIES = {"asyncio", "socket", "time", "random", "threading", "uvloop"}
+# Runs before anything is installed: other imports only inside functions.
+STANDARD_LIBRARY_AT_THE_TOP = {"flashsale.stack", "flashsale.operate"}
+# The only places that talk to a store.
+DRIVERS: dict[str, set[str]] = {
+    "asyncpg": {
+        "flashsale.authority",
+        "flashsale.proof",
+        "flashsale.stack",
+        "flashsale.stack.demo",
+        "flashsale.stack.drill",
+        "flashsale.stack.soak",
+        "flashsale.operate.database",
+        "benchmarks.authority",
+    },
+    "redis": {
+        "flashsale.gate",
+        "flashsale.proof",
+        "flashsale.stack",
+        "flashsale.backends.asyncio_redis",  # both listen for wake-ups; the gate itself is the gate's
+        "flashsale.backends.gevent_rabbit",
+        "benchmarks.peers",
+    },
+    "hiredis": {"flashsale.gate"},
+    "jwt": {"flashsale.identity"},
+    "psycopg": {"flashsale.authority"},
+    "pika": {"flashsale.queued", "flashsale.backends.gevent_rabbit"},
+    "gunicorn": {"flashsale.backends.gevent_rabbit"},
+    "aio_pika": {
+        "flashsale.payments",
+        "flashsale.queued",
+        "flashsale.upkeep",
+        "flashsale.webhooks",
+        "flashsale.proof",
+        "flashsale.stack.soak",
+        "flashsale.operate.broker",
+        "benchmarks.payments",
+    },
+}
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    roots = ((SOURCES, "flashsale"), *((REPOSITORY / name, name) for name in ("benchmarks", "loadbalancer")))
+    for root, prefix in roots:
+        for path in root.rglob("*.py"):
+            parts = [prefix, *path.relative_to(root).with_suffix("").parts]
+            yield ".".join(part for part in parts if part != "__init__"), ast.parse(path.read_text())
+
+
+def imports(node: ast.AST) -> Iterator[str]:
+    for child in ast.walk(node):
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, "imports are absolute, so that this test can read them"
+            assert child.module
+            # `from flashsale import logs` names a module, `from flashsale.logs import configure` a thing in one
+            yield from (f"{child.module}.{alias.name}" for alias in child.names)
+
+
+def unit_of(module: str) -> str:
+    return max((unit for unit in MAY_IMPORT if inside(module, unit)), key=len, default="")
+
+
+def inside(module: str, unit: str) -> bool:
+    return module == unit or module.startswith(unit + ".")
+
+
+MODULES = dict(modules())
+EMPTY = {"flashsale", "flashsale.backends"}  # packages that hold packages
+
+
+def test_every_module_belongs_to_a_unit_of_the_table() -> None:
+    assert {module for module in MODULES if not unit_of(module)} == EMPTY
+
+
+def test_every_unit_of_the_table_exists() -> None:
+    assert all(any(inside(module, unit) for module in MODULES) for unit in MAY_IMPORT)
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - EMPTY))
+def test_imports_point_inward(module: str) -> None:
+    unit = unit_of(module)
+    for name in imports(MODULES[module]):
+        if name.split(".")[0] in {"flashsale", "benchmarks", "loadbalancer", "tests"}:
+            allowed = MAY_IMPORT[unit] | {unit}
+            assert any(inside(name, target) for target in allowed), f"{module} imports {name}"
+        elif unit in STANDARD_LIBRARY_ONLY:
+            assert name.split(".")[0] in sys.stdlib_module_names, f"{module} imports {name}"
+        for driver, users in DRIVERS.items():
+            if inside(name, driver):
+                assert unit in users, f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", sorted(m for m in MODULES if unit_of(m) in PURE))
+def test_what_decides_touches_neither_network_nor_clock(module: str) -> None:
+    assert not {name for name in imports(MODULES[module]) if name.split(".")[0] in IMPURE_LIBRARIES}
+
+
+@pytest.mark.parametrize("module", sorted(m for m in MODULES if inside(m, "loadbalancer")))
+def test_the_balancer_needs_two_packages(module: str) -> None:
+    roots = {name.split(".")[0] for name in imports(MODULES[module])}
+    assert roots - sys.stdlib_module_names <= {"loadbalancer", "uvloop", "prometheus_client"}
+
+
+# A process runs on gevent, which patches the world, or on asyncio, which does not survive that; what both use, uses neither.
+GREEN = {"flashsale.authority.green", "flashsale.queued.link", "flashsale.backends.gevent_rabbit"}
+LOOPED = {
+    "flashsale.ops",
+    "flashsale.authority.client",
+    "flashsale.authority.batch",
+    "flashsale.authority.catalog",
+    "flashsale.authority.migrate",
+    "flashsale.authority.__main__",
+    "flashsale.queued.teller",
+    "flashsale.queued.worker",
+    "flashsale.queued.__main__",
+    "flashsale.backends.asyncio_redis",
+    "flashsale.gate",
+    "flashsale.lane",
+    "flashsale.upkeep",
+}
+GREEN_LIBRARIES = {"gevent", "gunicorn", "pika"}
+LOOPED_LIBRARIES = {"asyncio", "uvloop", "aiohttp", "asyncpg", "aio_pika"}
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_gevent_and_asyncio_never_meet_in_one_process(module: str) -> None:
+    names = set(imports(MODULES[module]))
+    if any(inside(module, unit) for unit in GREEN):
+        assert not {name for name in names if name.split(".")[0] in LOOPED_LIBRARIES}
+        assert not {name for name in names if any(inside(name, unit) for unit in LOOPED)}
+    elif inside(module, "flashsale"):
+        assert not {name for name in names if name.split(".")[0] in GREEN_LIBRARIES}
+        assert not {name for name in names if any(inside(name, unit) for unit in GREEN)}
+
+
+@pytest.mark.parametrize("module", sorted(m for m in MODULES if unit_of(m) in STANDARD_LIBRARY_AT_THE_TOP))
+def test_the_launcher_starts_with_nothing_installed(module: str) -> None:
+    top = [node for node in MODULES[module].body if isinstance(node, ast.Import | ast.ImportFrom)]
+    for node in top:
+        for name in imports(node):
+            ours = any(inside(name, unit) for unit in STANDARD_LIBRARY_AT_THE_TOP | STANDARD_LIBRARY_ONLY)
+            assert ours or name.split(".")[0] in sys.stdlib_module_names, f"{module} imports {name}"
+
+
+def test_only_the_entry_points_read_the_environment() -> None:
+    readers = {
+        module
+        for module, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv"}
+    }
+    entry_points = {module for module, tree in MODULES.items() if "'__main__'" in ast.dump(tree)}
+    assert {m for m in readers - entry_points if not inside(m, "flashsale.stack")} == set()
+
+
+def test_writers_of_stock_live_in_the_authority() -> None:
+    # the tables are written by the functions of authority/migrations and by nothing else
+    verbs = ("INSERT INTO ", "UPDATE ", "DELETE FROM ")
+    tables = ("stock", "ledger", "purchase", "line", "quota", "attempt", "outbox", "inbox", "payment")
+    for module, tree in MODULES.items():
+        if inside(module, "benchmarks.authority"):  # makes up a past and cuts the function up, in databases of its own
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                for verb in verbs:
+                    for table in tables:
+                        assert f"{verb}{table} " not in node.value.replace("flash.", ""), f"{module}: {verb}{table}"

@@ -1,0 +1,71 @@
+"""Chromium for tests, where ``./flash test`` found it. A page that breaks its own security policy fails its test."""
+
+import contextlib
+import os
+from collections.abc import AsyncIterator
+
+from playwright.async_api import Browser, ConsoleMessage, Page, ViewportSize, async_playwright
+
+from tests.databases import told
+
+DESKTOP = ViewportSize(width=1280, height=900)
+PHONE = ViewportSize(width=320, height=640)
+START_MS = 100_000  # for a browser of its own; many tests share one, and would all fail with it
+WAIT_MS = 30_000  # for a condition; a loaded machine paints late
+
+# Told through the console, because that is where a test listens.
+_TELL_VIOLATIONS = """addEventListener("securitypolicyviolation", (event) =>
+    console.error("policy violation: " + event.violatedDirective + " " + event.blockedURI))"""
+
+
+@contextlib.asynccontextmanager
+async def chromium() -> AsyncIterator[Browser]:
+    """A headless browser, for one test."""
+    # root is the one user whom Chromium's sandbox does not serve
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=told("FLASH_TEST_CHROMIUM"),
+            args=[*arguments, "--disable-dev-shm-usage"],
+            timeout=START_MS,
+        )
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+class Complaints:
+    """What a page said on its console, and what it threw."""
+
+    def __init__(self, page: Page) -> None:
+        self.all: list[str] = []
+        page.on("console", self._said)
+        page.on("pageerror", lambda error: self.all.append(str(error)))
+
+    @property
+    def of_the_page(self) -> list[str]:
+        """Without those of the network: a refusal or a dead server is an error to a browser, and not to us."""
+        return [text for text in self.all if not text.startswith("Failed to load resource")]
+
+    def _said(self, message: ConsoleMessage) -> None:
+        if message.type in {"error", "warning"}:
+            self.all.append(message.text)
+
+
+@contextlib.asynccontextmanager
+async def visit(
+    browser: Browser, url: str, viewport: ViewportSize = DESKTOP, **context: str
+) -> AsyncIterator[tuple[Page, Complaints]]:
+    """A buyer of their own, with a storage of their own, on the page at ``url``."""
+    visitor = await browser.new_context(viewport=viewport, locale="en-GB", **context)  # type: ignore[arg-type]
+    try:
+        visitor.set_default_timeout(WAIT_MS)
+        await visitor.add_init_script(_TELL_VIOLATIONS)
+        page = await visitor.new_page()
+        complaints = Complaints(page)
+        await page.goto(url)
+        yield page, complaints
+        assert complaints.of_the_page == []
+    finally:
+        await visitor.close()

@@ -1,0 +1,55 @@
+"""Fixtures on real services. ``./flash test`` starts them and says where they are; without it these fail and name the fix."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from flashsale.authority.client import Authority
+from flashsale.authority.migrate import migrate
+from tests.databases import PASSWORDS, Database, drop_database, execute, given, make_database, url_for
+from tests.sharing import pytest_collection_modifyitems, pytest_xdist_make_scheduler
+
+__all__ = ["pytest_collection_modifyitems", "pytest_xdist_make_scheduler"]  # hooks of this file's
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--storm-seconds", type=float, default=6, help="how long tests/contract/test_storm.py storms")
+
+
+@pytest.fixture(scope="session")
+def template() -> Iterator[str]:
+    """A migrated database that every test's own is a copy of."""
+    admin = given("FLASH_TEST_POSTGRES_URL")
+    name = f"template_{secrets.token_hex(4)}"
+
+    async def make() -> None:
+        await execute(admin, f"CREATE DATABASE {name}")
+        await migrate(url_for(admin, database=name), PASSWORDS)
+
+    asyncio.run(make())
+    yield name
+    asyncio.run(execute(admin, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+async def database(template: str) -> AsyncIterator[Database]:
+    """A fresh migrated database."""
+    made = await make_database(template)
+    yield made
+    await drop_database(made)
+
+
+@pytest.fixture
+async def authority(database: Database) -> AsyncIterator[Authority]:
+    """The authority's client on a fresh database, as the servers use it."""
+    client = await Authority.connect(database.app_url, size=4)
+    yield client
+    await client.close()
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> str:
+    """The test run's Redis. Tests keep apart by the names of their sales."""
+    return given("FLASH_TEST_REDIS_URL")

@@ -1,0 +1,71 @@
+"""What is done by hand is done once per key, by nobody but whom it names, and stays on record."""
+
+import argparse
+import json
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from flashsale.operate import operations
+from flashsale.operate.context import Context, OperationError
+from flashsale.operate.database import connected
+from tests.databases import Database
+
+KEY = "operator-key-0001"
+RECORD = "SELECT flash.record_operation($1, $2, $3, $4, $5, '{}'::jsonb)"
+
+
+@pytest.fixture
+async def owner(database: Database) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(database.owner_url)
+    yield connection
+    await connection.close()
+
+
+def context(database: Database) -> Context:
+    return Context(database.operator_url, database.auditor_url, redis="", rabbitmq="", gateways={}, json=True)
+
+
+async def test_an_operation_is_recorded_once_per_key(owner: asyncpg.Connection) -> None:
+    assert await owner.fetchval(RECORD, KEY, "ana", "sale.pause", "s", "a fire drill") is True
+    assert await owner.fetchval(RECORD, KEY, "ana", "sale.pause", "s", "a fire drill") is False
+    assert await owner.fetchval("SELECT count(*) FROM flash.operation") == 1
+
+
+@pytest.mark.parametrize("other", [("sale.end", "s"), ("sale.pause", "t")])
+async def test_a_key_that_did_something_else_is_refused(owner: asyncpg.Connection, other: tuple[str, str]) -> None:
+    await owner.fetchval(RECORD, KEY, "ana", "sale.pause", "s", "a fire drill")
+    with pytest.raises(asyncpg.InvalidParameterValueError, match=r"was used for sale\.pause of s"):
+        await owner.fetchval(RECORD, KEY, "ana", *other, "a fire drill")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [("short", "ana", "why"), (KEY, "", "why"), (KEY, "a b", "why"), (KEY, "ana", "   "), (KEY, "ana", "x" * 501)],
+)
+async def test_a_deed_without_a_key_a_name_or_a_reason_is_refused(
+    owner: asyncpg.Connection, wrong: tuple[str, str, str]
+) -> None:
+    key, operator, reason = wrong
+    with pytest.raises(asyncpg.CheckViolationError):
+        await owner.fetchval(RECORD, key, operator, "sale.pause", "s", reason)
+
+
+async def test_the_list_shows_the_latest_of_a_subject_in_order(
+    owner: asyncpg.Connection, database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, subject in enumerate(("s", "t", "s", "s")):
+        await owner.fetchval(RECORD, f"{KEY}{number}", "ana", "sale.pause", subject, f"reason {number}")
+    await operations.run(argparse.Namespace(subject="s", last=2), context(database))
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["reason"], row["detail"]) for row in rows] == [("reason 2", {}), ("reason 3", {})]
+
+
+async def test_a_refusal_of_the_database_is_an_operation_error_in_words(database: Database) -> None:
+    with pytest.raises(OperationError, match="permission denied"):
+        async with connected(database.operator_url) as connection:
+            await connection.execute("SELECT record_operation('k', 'o', 'a', 's', 'r', '{}')")
+    with pytest.raises(OperationError, match="does not answer"):
+        async with connected("postgresql://nobody:x@127.0.0.1:1/none"):
+            pass

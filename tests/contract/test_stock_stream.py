@@ -1,0 +1,299 @@
+"""Live stock over real processes and services: one truth, both backends. The hub's own rules are in tests/unit/stream."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import pytest
+import pytest_asyncio
+
+from flashsale.contract import wire
+from flashsale.stream import wire as stream_wire
+from tests.contract.drivers import HttpDriver
+from tests.contract.script import Wish
+from tests.queued_shop import metric
+from tests.servers import Process
+from tests.stages import Stage, staged
+from tests.viewers import PATIENCE_SECONDS, Viewer, viewing
+
+BACKENDS = ("asyncio_redis", "gevent_rabbit")
+VIEWERS_MAX, ADDRESS_VIEWERS_MAX = 40, 30  # more than tests leave behind in the second until a place is free
+OLD_NEWS_BYTES_MAX = (
+    1_000_000  # far more than a viewer's socket may hold, far less than the kernel would keep by itself
+)
+OPENS_SECONDS = 5.0  # for a server to show that the sale is closed again, which it reads every 0.2 s
+SETTINGS = {
+    "FLASH_SSE_HZ": "20",
+    "FLASH_SSE_VIEWERS_MAX": str(VIEWERS_MAX),
+    "FLASH_SSE_ADDRESS_VIEWERS_MAX": str(ADDRESS_VIEWERS_MAX),
+}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stage(template: str, redis_url: str) -> AsyncIterator[Stage]:
+    async with staged(template, redis_url, queued_servers=1, settings=SETTINGS) as made:
+        yield made
+
+
+class Shop(NamedTuple):
+    """One server, and a sale of its own: ``a`` with ten units, ``b`` with five."""
+
+    driver: HttpDriver
+    server: Process
+    sale: str
+    a: str
+    b: str
+
+    @property
+    def url(self) -> str:
+        """The server's address."""
+        return self.server.url
+
+    async def buy(self, who: str, units: int = 1) -> str:
+        """Buy ``a`` and wait for the verdict."""
+        return await self.driver.reserve(Wish(who, who, (("a", units),)), is_retry=False)
+
+
+async def shop_of(stage: Stage, backend: str) -> Shop:
+    driver = HttpDriver(stage.authority, stage.owner, stage.session, stage.urls_of(backend))
+    await driver.open("s", {"a": 10, "b": 5}, 5)
+    await stage.gate_opens(driver.own("s"))
+    (server,) = [server for server in stage.servers if server.role == backend]
+    return Shop(driver, server, driver.own("s"), driver.own("a"), driver.own("b"))
+
+
+@pytest_asyncio.fixture(params=BACKENDS, loop_scope="module")
+async def shop(request: pytest.FixtureRequest, stage: Stage) -> Shop:
+    return await shop_of(stage, request.param)
+
+
+module = pytest.mark.asyncio(loop_scope="module")
+
+
+@module
+async def test_a_viewer_sees_everything_at_once_and_then_what_changes(shop: Shop) -> None:
+    async with viewing(shop.url, shop.b, shop.a) as viewer:
+        assert viewer.status == 200
+        assert viewer.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+        assert viewer.headers["Cache-Control"] == "no-store"
+        assert viewer.headers["X-Accel-Buffering"] == "no"
+        await viewer.until(lambda viewer: viewer.events)
+        assert viewer.text.startswith(f"retry: {viewer.retry_ms}\n")
+        assert 1000 <= viewer.retry_ms <= 3000
+        (first,) = viewer.events[:1]
+        assert first.name == "snapshot"
+        assert [(item["sku"], item["available"]) for item in first.data["stock"]] == [(shop.a, 10), (shop.b, 5)]
+        assert first.last_id == ",".join(f"{item['sku']}:{item['seq']}" for item in first.data["stock"])
+        ((sale),) = first.data["sales"]
+        assert (sale["sale"], sale["state"]) == (shop.sale, "OPEN")
+        assert datetime.fromisoformat(sale["opens"]) < datetime.fromisoformat(sale["closes"])
+
+        assert await shop.buy("ana", 3) == "held"
+        await viewer.shows(shop.a, 7)
+        await shop.driver.lapse("ana", "ana")
+        await viewer.shows(shop.a, 10)
+        await shop.driver.restock("b", 4)
+        await viewer.shows(shop.b, 9)
+        assert viewer.seqs(shop.a) == sorted(viewer.seqs(shop.a))
+        stock = await shop.driver.authority.read_stock(shop.a)
+        assert stock
+        assert viewer.seqs(shop.a)[-1] == stock.seq
+
+        await shop.driver.change("s", "PAUSED")
+        await viewer.until(lambda viewer: viewer.states(shop.sale)[-1] == "PAUSED", "the pause")
+        await shop.driver.change("s", "OPEN")
+        await viewer.until(lambda viewer: viewer.states(shop.sale)[-1] == "OPEN", "the end of the pause")
+        assert "sale" in {event.name for event in viewer.events}
+
+
+@module
+async def test_a_sale_opens_by_the_clock_alone(shop: Shop) -> None:
+    async with viewing(shop.url, shop.a) as viewer:
+        await viewer.until(lambda viewer: viewer.events)
+        now = await shop.driver.owner.fetchval("SELECT now()")
+        await shop.driver.authority.change_sale(shop.sale, opens=now + timedelta(seconds=OPENS_SECONDS))
+        await viewer.until(lambda viewer: viewer.states(shop.sale) == ["OPEN", "SCHEDULED", "OPEN"], "the bell")
+
+
+@module
+async def test_a_quiet_stream_beats_and_tells_how_fresh_it_is(shop: Shop) -> None:
+    async with viewing(shop.url, shop.a) as viewer:
+
+        def as_of() -> list[str]:
+            return [beat["as_of"] for beat in viewer.of("beat")]
+
+        # a busy machine may beat twice between two readings
+        await viewer.until(
+            lambda _: len(as_of()) >= 3 and as_of()[-1] > as_of()[0], "beats, and a reading between them"
+        )
+        assert as_of() == sorted(as_of())
+        assert all(beat["as_of"] <= beat["now"] for beat in viewer.of("beat"))
+        assert {event.name for event in viewer.events} == {"snapshot", "beat"}
+
+
+@module
+@pytest.mark.parametrize("by", ["header", "query"])
+async def test_who_comes_back_is_told_what_it_missed_and_no_more(shop: Shop, by: str) -> None:
+    async with viewing(shop.url, shop.a) as viewer:
+        await viewer.until(lambda viewer: viewer.events)
+        last_id = viewer.events[0].last_id
+
+    async def again(last_id: str, units: int | None = None) -> Viewer:
+        headers = {"Last-Event-ID": last_id} if by == "header" else {}
+        query = "" if by == "header" else f"&lastEventId={last_id}"
+        async with viewing(shop.url, shop.a, headers=headers, query=query) as viewer:
+            await viewer.until(lambda viewer: viewer.of("beat") or viewer.of("snapshot"))
+            if units is not None:
+                await viewer.shows(shop.a, units)
+            return viewer
+
+    assert not (await again(last_id)).of("snapshot")
+    assert await shop.buy("ana") == "held"
+    await again(last_id, 9)
+    for strange in ("nonsense", f"{shop.b}:1", f"{shop.a}:999999", "x" * 4000):
+        assert (await again(strange)).of("snapshot")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+@module
+async def test_what_cannot_be_streamed_is_the_same_answer_from_both(stage: Stage, method: str) -> None:
+    shop = await shop_of(stage, BACKENDS[0])
+    await shop.driver.open("over", {"z": 1}, 1)
+    await shop.driver.change("over", "ENDED")
+    over, many = shop.driver.own("z"), ",".join(f"s{n}" for n in range(17))
+    cases = {
+        "sku=nothing": 404,
+        f"sku={shop.a},nothing": 404,
+        "": 400,
+        "sku=": 400,
+        f"sku={shop.a},{shop.a}": 400,
+        f"sku={shop.a}&sku={shop.b}": 400,
+        f"sku={many}": 400,
+        "sku=%7Bx%7D": 400,
+        "sku=%FF": 400,
+        f"sku={over}": 204,
+        f"sku={over},{shop.a}": 200,
+    }
+    names = ("Content-Type", "Content-Length", "Cache-Control", "X-Accel-Buffering", "Allow")
+    for query, status in cases.items():
+        if method == "GET" and status == 200:
+            continue  # does not end; see above
+        answers = []
+        for backend in BACKENDS:
+            (server,) = stage.urls_of(backend)
+            async with stage.session.request(method, f"{server}{stream_wire.PATH}?{query}") as answer:
+                body = await answer.text()
+                assert answer.status == (405 if method == "POST" else status), (query, body)
+                ignored = {"Content-Length"} if (method, status) == ("HEAD", 200) else set()
+                heard = {name: answer.headers.get(name) for name in names if name not in ignored}
+                answers.append((body, heard))
+                if method == "GET" and status >= 400:
+                    problem = await answer.json(content_type=wire.PROBLEM_TYPE)
+                    assert problem["verdict"] == {404: "unknown_sku", 400: "malformed"}[status]
+        assert answers[0] == answers[1], query
+
+
+@module
+async def test_when_its_sale_ends_a_viewer_hears_it_and_the_next_is_sent_away(shop: Shop) -> None:
+    async with viewing(shop.url, shop.a) as viewer:
+        await viewer.until(lambda viewer: viewer.events)
+        await shop.driver.change("s", "ENDED")
+        await viewer.until(lambda viewer: viewer.states(shop.sale)[-1] == "ENDED", "the end")
+    async with viewing(shop.url, shop.a) as late:
+        assert (late.status, late.text) == (204, "")
+
+
+@module
+async def test_places_are_bounded_and_who_gets_none_comes_back_later(stage: Stage, shop: Shop) -> None:
+    await free(stage, shop)
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def come(address: str) -> Viewer:
+            viewer = await stack.enter_async_context(viewing(shop.url, shop.a, address=address))
+            await viewer.until(lambda viewer: viewer.events or viewer.ended)
+            assert viewer.status == 200
+            return viewer
+
+        let_in = [await come("127.0.0.1") for _ in range(ADDRESS_VIEWERS_MAX)]
+        turned_away = [await come("127.0.0.1")]
+        let_in += [await come("127.0.0.2") for _ in range(VIEWERS_MAX - ADDRESS_VIEWERS_MAX)]
+        turned_away += [await come("127.0.0.3")]
+        for viewer in turned_away:
+            await viewer.until(lambda viewer: viewer.ended)
+            assert not viewer.events
+            assert viewer.retry_ms >= 5000
+            assert viewer.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+        assert all(viewer.of("snapshot") and not viewer.ended for viewer in let_in)
+        assert await metric(stage, shop.server.ops_port, "flashsale_stream_viewers") == VIEWERS_MAX
+    await free(stage, shop)
+
+
+async def free(stage: Stage, shop: Shop) -> None:
+    """Wait until nobody watches: whoever left gives its place back."""
+    await watched_by(stage, shop, 0)
+
+
+async def watched_by(stage: Stage, shop: Shop, viewers: int) -> None:
+    """Wait until so many watch."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while await metric(stage, shop.server.ops_port, "flashsale_stream_viewers") != viewers:
+            await asyncio.sleep(0.05)
+
+
+@module
+async def test_who_does_not_read_is_dropped_and_the_others_go_on(stage: Stage, shop: Shop) -> None:
+    # sixteen items with the longest names: one change of the sale is twenty kilobytes
+    skus = [f"{shop.driver.prefix}-{n:02}".ljust(64, "x") for n in range(16)]
+    for sku in skus:
+        await shop.driver.authority.add_item(shop.sale, sku, "x", 100, 1)
+    await free(stage, shop)
+    stuck = socket.socket()
+    stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    stuck.setblocking(False)
+    parts = urlsplit(shop.url)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(stuck, (parts.hostname, parts.port))
+    await loop.sock_sendall(stuck, f"GET {stream_wire.PATH}?sku={','.join(skus)} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    evicted, conflated = [
+        await metric(stage, shop.server.ops_port, f"flashsale_stream_{what}_total") for what in ("evicted", "conflated")
+    ]
+    async with viewing(shop.url, *skus) as viewer:
+        await viewer.until(lambda viewer: viewer.events)
+        await watched_by(stage, shop, 2)
+
+        async def change_until_counted(series: str, so_far: float) -> None:
+            async with asyncio.timeout(3 * PATIENCE_SECONDS):
+                while await metric(stage, shop.server.ops_port, series) == so_far:
+                    await shop.driver.change("s", "PAUSED")
+                    await asyncio.sleep(0.1)
+
+        await change_until_counted("flashsale_stream_conflated_total", conflated)
+        assert len(viewer.text) < OLD_NEWS_BYTES_MAX, "the kernel keeps old news for who does not read"
+        await change_until_counted("flashsale_stream_evicted_total", evicted)
+        assert await metric(stage, shop.server.ops_port, "flashsale_stream_viewers") == 1
+        await shop.driver.authority.restock(skus[3], 41)
+        await viewer.shows(skus[3], 42)
+    with contextlib.suppress(ConnectionError):
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while await loop.sock_recv(stuck, 65_536):
+                pass
+    stuck.close()
+
+
+@module
+async def test_an_old_client_gets_the_same_events_without_chunks(shop: Shop) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", shop.server.port)
+    writer.write(f"GET {stream_wire.PATH}?sku={shop.a} HTTP/1.0\r\n\r\n".encode())
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"chunked" not in head
+        assert (await reader.readline()).startswith(b"retry: ")
+        assert await reader.readline() == b"\n"
+        assert await reader.readline() == b"event: snapshot\n"
+        await reader.readuntil(b"\n\n")
+        assert await reader.readline() == b"event: beat\n"
+    writer.close()

@@ -1,0 +1,120 @@
+# `up` as people meet it: started, started again, wounded, asked, stopped, and never in two minds about what runs.
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flashsale.settings import REPOSITORY
+from flashsale.stack.exits import Exit
+from flashsale.stack.processes import Identity, port_is_free
+from flashsale.stack.roles import ROLES
+
+WITHIN_S = 30.0
+
+
+class Flash:
+    """The command line, with a home of its own and free ports."""
+
+    def __init__(self, home: Path) -> None:
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "FLASH_HOME": str(home),
+            "FLASH_PORT": "0",
+            "FLASH_OPS_PORT": "0",
+            "FLASH_AUTH": "off",
+        }
+
+    def __call__(self, *words: str) -> tuple[int, Any]:
+        done = subprocess.run(
+            [sys.executable, str(REPOSITORY / "flash"), *words, "--json"],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+        return done.returncode, json.loads(done.stdout) if done.stdout else None
+
+    def await_ready(self, restarts: int) -> dict[str, dict[str, Any]]:
+        deadline = time.monotonic() + WITHIN_S
+        while True:
+            code, found = self("status")
+            rows = {row["role"]: row for row in found["processes"]}
+            if code == Exit.OK and all(row["restarts"] == restarts for row in rows.values()):
+                return rows
+            assert time.monotonic() < deadline, found
+            time.sleep(0.1)
+
+
+@pytest.fixture
+def flash() -> Iterator[Flash]:
+    if not (Path(sys.prefix) / "flash-stamp").exists():
+        pytest.skip("needs the environment that `./flash test` makes")
+    home = Path(tempfile.mkdtemp(prefix="flash-"))
+    home.chmod(0o711)
+    (home / "venv").symlink_to(sys.prefix)
+    flash = Flash(home)
+    yield flash
+    flash("down")
+    shutil.rmtree(home)
+
+
+def test_up_is_ready_heals_survives_a_second_up_and_goes_down_whole(flash: Flash) -> None:
+    code, first = flash("up")
+    assert code == Exit.OK
+    assert first["sale"]["skus"]
+    before = flash.await_ready(restarts=0)
+    assert {role.name for role in ROLES} < set(before)
+    assert flash("up") == (Exit.OK, first)
+    for row in before.values():
+        os.kill(row["pid"], signal.SIGKILL)
+    after = flash.await_ready(restarts=1)
+    for role, row in after.items():
+        assert row["pid"] != before[role]["pid"]
+        assert (row["port"], row["ops_port"]) == (before[role]["port"], before[role]["ops_port"])
+    code, report = flash("audit")
+    assert (code, report["clean"]) == (Exit.OK, True)
+    assert flash("down") == (Exit.OK, {"stopped": True})
+    assert flash("status")[0] == Exit.MISSING
+    assert all(Identity.of(row["pid"]) is None for row in after.values())
+    assert all(port_is_free("127.0.0.1", row["port"]) for row in after.values() if row["port"])
+
+
+def test_a_killed_supervisor_is_noticed_and_the_next_up_keeps_the_data(flash: Flash) -> None:
+    _, first = flash("up")
+    _, found = flash("status")
+    os.kill(found["supervisor_pid"], signal.SIGKILL)
+    pids = [row["pid"] for row in found["processes"]]
+    deadline = time.monotonic() + WITHIN_S
+    while any(Identity.of(pid) for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert flash("status")[0] == Exit.MISSING
+    code, again = flash("up")
+    assert (code, again["sale"]) == (Exit.OK, first["sale"])
+
+
+@pytest.mark.parametrize("host", ["::1", "127.0.0.2"])
+def test_the_shop_may_listen_elsewhere_and_operations_stay_on_loopback(flash: Flash, host: str) -> None:
+    flash.environment["FLASH_HOST"] = host
+    code, found = flash("up")
+    assert code == Exit.OK
+    assert "127.0.0.1" not in found["addresses"][0]
+    rows = flash.await_ready(restarts=0)
+    operations = [f"http://127.0.0.1:{row['ops_port']}" for row in rows.values() if row["ops_port"]]
+    assert len(operations) == len(ROLES) + 1  # one of each role, and the balancer
+    for address in [*found["addresses"], *operations]:
+        with urllib.request.urlopen(f"{address}/livez", timeout=5) as answer:  # noqa: S310 - our own address
+            assert answer.status == 200

@@ -1,0 +1,155 @@
+# What an operator does with a balancer: look at it, drain a server, end it.
+import asyncio
+import json
+import subprocess
+import sys
+
+import pytest
+
+from flashsale.settings import REPOSITORY
+from tests.balanced import PATIENCE_SECONDS, Message, Upstream, balanced, ok
+
+GET = b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n"
+
+
+async def test_a_server_can_be_drained_and_brought_back_by_hand_and_not_by_a_web_page() -> None:
+    servers = [Upstream(name) for name in "ab"]
+    async with balanced(*servers) as balancer:
+        for host in ("Host: evil.example", "Host: localhost.evil.example", "Host: 127.0.0.1.evil.example"):
+            assert (await balancer.ops("/servers/a/drain", "POST", host)).status == 403
+        assert (await balancer.ops("/servers/a/drain", "POST", "Origin: http://evil.example")).status == 403
+        assert (await balancer.ops("/servers/a/drain")).status == 405
+        assert (await balancer.ops("/servers/c/drain", "POST")).status == 404
+        assert await balancer.states() == {"a": "up", "b": "up"}
+        assert (await balancer.ops("/servers/a/drain", "POST")).status == 200
+        assert await balancer.states() == {"a": "draining", "b": "up"}
+        assert {(await balancer.ask(GET)).body for _ in range(4)} == {b"b"}
+        await balancer.ops("/servers/a/undrain", "POST")
+        assert {(await balancer.ask(GET)).body for _ in range(4)} == {b"a", b"b"}
+
+
+async def test_the_operations_pages() -> None:
+    async with balanced(Upstream("a")) as balancer:
+        assert [(await balancer.ops(path)).status for path in ("/livez", "/readyz", "/metrics", "/servers")] == [
+            200
+        ] * 4
+        assert (await balancer.ops("/metrics", "POST")).status == 405
+        assert (await balancer.ops("/secrets")).status == 404
+        assert (await balancer.ops("/ bad")).status == 400
+
+
+async def test_the_access_log_has_a_line_per_request_and_no_secret() -> None:
+    async with balanced(Upstream("a"), LB_ACCESS_LOG="on") as balancer:
+        await balancer.ask(b"GET /x?receipt=secret HTTP/1.1\r\nHost: shop\r\nAuthorization: secret\r\n\r\n")
+        assert balancer.child.stdout
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            raw = await balancer.child.stdout.readline()
+        line = json.loads(raw)
+        assert (line["method"], line["path"], line["status"], line["server"]) == ("GET", "/x", 200, "a")
+        assert b"secret" not in raw
+
+
+async def test_a_log_that_nobody_reads_any_more_stops_nothing() -> None:
+    async with balanced(Upstream("a"), LB_ACCESS_LOG="on") as balancer:
+        balancer.child._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
+        client = await balancer.client()
+
+        async def is_told() -> bool:
+            assert (await client.ask(GET)).status == 200
+            return any(line["event"] == "access_log.lost" for line in balancer.said)
+
+        await balancer.until(is_told)
+        assert (await client.ask(GET)).status == 200
+
+
+# The end.
+
+
+async def test_sigterm_answers_what_was_asked_and_ends_streams_and_idlers() -> None:
+    server = Upstream("a")
+    go = asyncio.Event()
+
+    async def answer(request: Message, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if request.target == "/stream":
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n")
+            await writer.drain()
+            await asyncio.Event().wait()
+        await go.wait()
+        writer.write(ok(b"late"))
+
+    async with balanced(server) as balancer:
+        idle, busy, stream = [await balancer.client() for _ in range(3)]
+        await idle.ask(GET)
+        server.answer = answer
+        stream.writer.write(b"GET /stream HTTP/1.1\r\nHost: shop\r\n\r\n")
+        await stream.reader.readuntil(b"data: 1\n\n")
+        busy.writer.write(GET)
+
+        async def has_come() -> bool:
+            return len(server.requests) == 3
+
+        await balancer.until(has_come)
+        balancer.terminate()
+        assert await idle.rest() == b""
+        with pytest.raises(ConnectionResetError):  # not an end that could be taken for the stream's own
+            await stream.rest()
+        with pytest.raises(OSError):  # noqa: PT011 - refused, or reset
+            await (await balancer.client()).ask(GET)
+        assert (await balancer.ops("/readyz")).status == 503
+        go.set()
+        late = await busy.answer()
+        assert (late.body, late.fields["connection"]) == (b"late", "close")
+        assert await balancer.stop() == 0
+
+
+async def test_who_outlasts_the_grace_is_cut() -> None:
+    server = Upstream("a")
+
+    async def never(_: Message, __: asyncio.StreamReader, ___: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    server.answer = never
+    async with balanced(server, LB_GRACE="0.2") as balancer:
+        client = await balancer.client()
+        client.writer.write(GET)
+
+        async def has_come() -> bool:
+            return len(server.requests) == 1
+
+        await balancer.until(has_come)
+        assert await balancer.stop() == 0
+    assert balancer.said[-1]["cut"] == 1
+
+
+async def test_when_the_checks_of_a_server_end_by_themselves_so_does_the_balancer_aloud() -> None:
+    code = (
+        "import sys\n"
+        "from loadbalancer import probe\n"
+        "from loadbalancer.__main__ import main\n"
+        "ask = probe.check\n"
+        "async def check(host, port, authority, config):\n"
+        "    if port == 2:\n"
+        "        raise ZeroDivisionError\n"
+        "    return await ask(host, port, authority, config)\n"
+        "probe.check = check\n"
+        "sys.exit(main([]))\n"
+    )
+    environ = {
+        "LB_PORT": "0",
+        "LB_OPS_PORT": "0",
+        "LB_CHECK_INTERVAL": "0.1",
+        "LB_SERVERS": "a=127.0.0.1:1,b=127.0.0.1:2",
+    }
+    ended = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(REPOSITORY), **environ},
+        capture_output=True,
+        check=False,
+        timeout=PATIENCE_SECONDS,
+    )
+    said = {line["event"]: line for line in map(json.loads, ended.stderr.splitlines())}
+    assert ended.returncode == 1
+    assert said["server.unchecked"]["server"] == "b"
+    assert "ZeroDivisionError" in "".join(said["server.unchecked"]["exception"])
+    assert said["loadbalancer.failed"]["reason"] == "checks ended by themselves: b"

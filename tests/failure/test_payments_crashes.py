@@ -1,0 +1,719 @@
+"""Payments through real processes: RabbitMQ, PostgreSQL, a gateway with its journal, and a kill at each place that matters."""
+
+import asyncio
+import json
+import signal
+import time
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import aio_pika
+import asyncpg
+import pytest
+
+from flashsale.authority.client import Attempt, Told
+from flashsale.contract import wire
+from flashsale.payments import queues
+from flashsale.payments.gateway.notices import notice
+from flashsale.payments.gateway.rules import Entry, State
+from flashsale.payments.signature import HEADER, WINDOW_SECONDS, sign
+from flashsale.proof.auditor import audit
+from flashsale.proof.stores import Journal
+from tests.contract.drivers import HttpDriver
+from tests.databases import drop_database, execute, given, make_database
+from tests.proxy import Proxy, proxied
+from tests.queues import empty_payments
+from tests.servers import JWT_SECRET, Process
+from tests.stages import Stage, staged
+
+SECRET = "webhooks-of-the-tests"
+WITHIN_SECONDS = 20.0
+UNITS = 60
+WALLET = {"FLASH_GATEWAY_METHOD": "wallet"}
+TRANSFER = {"FLASH_GATEWAY_METHOD": "transfer"}
+TELLING = {"telling": "yes"}
+# What the journal says of a payment that went well.
+PAID_ENTRIES = {
+    "card": ["authorized", "captured"],
+    "wallet": ["captured"],
+    "transfer": ["pending", "authorized", "captured"],
+}
+OPEN = "('ASKED', 'AUTHORIZED', 'REFUNDING', 'DISPUTED')"
+
+
+@dataclass
+class Till:
+    """A stage with the gateway of one way to pay and a payment worker, on a RabbitMQ virtual host of its own."""
+
+    stage: Stage
+    driver: HttpDriver
+    gateway: Process
+    worker: Process
+    journal: Path
+    amqp: str
+    broker: Proxy  # between RabbitMQ and everybody
+    books: Proxy  # between PostgreSQL and the worker
+    method: str
+
+    async def post(self, who: str, path: str, body: dict[str, Any], key: str = "") -> tuple[int, dict[str, Any]]:
+        headers = {wire.BUYER_HEADER: self.driver.own(who), wire.KEY_HEADER: key or self.driver.key(who)}
+        async with self.stage.session.post(self.stage.urls[0] + path, json=body, headers=headers) as answer:
+            return answer.status, json.loads(await answer.text())
+
+    async def buy(self, who: str, *, pays: bool = False) -> str:
+        """A hold; its id."""
+        more = {"pay_now": self.method} if pays else {}
+        items = [{"sku": self.driver.own("a"), "quantity": 1}]
+        status, document = await self.post(who, wire.PURCHASES_PATH, {"items": items, **more})
+        assert status == 201, document
+        return str(document["id"])
+
+    async def pay(self, who: str, purchase: str, key: str = "a-key-of-this-payment") -> tuple[int, dict[str, Any]]:
+        return await self.post(who, f"{wire.PURCHASES_PATH}/{purchase}/pay", {"method": self.method}, key)
+
+    async def state(self, purchase: str) -> str:
+        return str(
+            await self.stage.owner.fetchval("SELECT state FROM flash.purchase WHERE id = $1", uuid.UUID(purchase))
+        )
+
+    async def comes_to(self, purchase: str, *states: str) -> None:
+        async with asyncio.timeout(WITHIN_SECONDS):
+            while (state := await self.state(purchase)) not in states:
+                await asyncio.sleep(0.05)
+        assert state in states
+
+    def entries(self, purchase: str) -> list[str]:
+        """What the gateway's journal says became of the purchase's money."""
+        lines = [json.loads(line) for line in self.journal.read_text().splitlines()]
+        return [line["state"] for line in lines if line["purchase"] == purchase]
+
+    async def sent(self, topic: str) -> None:
+        """Wait until every event of the topic, of which there is one, is with the broker."""
+        events = "SELECT count(*), count(sent_at) FROM flash.outbox WHERE topic = $1"
+        async with asyncio.timeout(WITHIN_SECONDS):
+            while tuple(await self.stage.owner.fetchrow(events, topic) or ()) != (1, 1):
+                await asyncio.sleep(0.02)
+
+    async def lapse(self, purchase: str) -> None:
+        await self.stage.owner.execute(
+            "UPDATE flash.purchase SET deadline = now() - interval '1 second' WHERE id = $1", uuid.UUID(purchase)
+        )
+
+    async def counted(self, series: str) -> float:
+        """One of the worker's counters."""
+        url = f"http://127.0.0.1:{self.worker.ops_port}/metrics"
+        async with self.stage.session.get(url) as answer:
+            lines = (await answer.text()).splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith(f"{series} "))
+
+    async def worker_is(self, *, ready: bool) -> None:
+        """Wait until the worker says that it consumes, or that it does not."""
+        url = f"http://127.0.0.1:{self.worker.ops_port}/readyz"
+        async with asyncio.timeout(WITHIN_SECONDS):
+            while True:
+                async with self.stage.session.get(url) as answer:
+                    if (answer.status == 200) is ready:
+                        return
+                await asyncio.sleep(0.02)
+
+    async def waiting(self, queue: str) -> int:
+        """Messages that are ready in a queue."""
+        async with await aio_pika.connect(self.amqp) as connection:
+            channel = await connection.channel()
+            declared = await channel.declare_queue(queue, passive=True)
+            return int(declared.declaration_result.message_count or 0)
+
+
+@pytest.fixture
+async def till(request: pytest.FixtureRequest, template: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Till]:
+    """``request.param``: settings of the gateway; TELLING: it sends webhooks."""
+    settings: dict[str, str] = dict(getattr(request, "param", {}))
+    is_telling = bool(settings.pop("telling", ""))
+    method = settings.get("FLASH_GATEWAY_METHOD", "card")
+    journal = tmp_path / "journal.jsonl"
+    amqp = given("FLASH_TEST_RABBITMQ_URL")
+    await empty_payments()
+    async with proxied(amqp) as broker, proxied(given("FLASH_TEST_POSTGRES_URL")) as books:
+        environment = {"FLASH_AUTH": "off", "FLASH_WEBHOOK_SECRET": SECRET}
+        gateway = Process(
+            f"gateway_{method}",
+            environment
+            | {
+                "FLASH_GATEWAY_LATER_MS": "50",
+                "FLASH_GATEWAY_JOURNAL": str(journal),
+                "FLASH_GATEWAY_DECLINES_PERCENT": "0",
+                "FLASH_GATEWAY_LATENCY_MS": "5",
+            }
+            | settings,
+        )
+        shared = {"FLASH_RABBITMQ_URL": broker.lead(amqp)}
+        async with staged(template, redis_url, settings=shared) as stage:
+            worker = Process(
+                "payments",
+                environment
+                | shared
+                | {
+                    "FLASH_POSTGRES_URL": books.lead(stage.database.app_url),
+                    f"FLASH_GATEWAY_{method.upper()}_URL": gateway.url,
+                },
+            )
+            driver = HttpDriver(stage.authority, stage.owner, stage.session, stage.urls)
+            await driver.open("s", {"a": UNITS}, 5)
+            await stage.gate_opens(driver.own("s"))
+            if is_telling:
+                gateway.tell_environment({"FLASH_WEBHOOK_URL": worker.url + wire.WEBHOOK_PATH})
+            try:
+                yield Till(
+                    stage, driver, await gateway.start(), await worker.start(), journal, amqp, broker, books, method
+                )
+            finally:
+                for process in (gateway, worker):  # a failed test may have left one stopped
+                    if process.child is not None and process.child.returncode is None:
+                        process.send(signal.SIGCONT)
+                try:
+                    await worker.stop()  # fails when it logged an error
+                finally:
+                    await gateway.stop()
+
+
+async def restart(process: Process) -> None:
+    """Kill -9, then start again on the same ports."""
+    process.send(signal.SIGKILL)
+    assert process.child is not None
+    await process.child.wait()
+    await process.start()
+
+
+@pytest.mark.parametrize("till", [{}, WALLET, TRANSFER | TELLING], indirect=True, ids=["card", "wallet", "transfer"])
+async def test_a_payment_from_the_wish_to_the_captured_money(till: Till) -> None:
+    purchase = await till.buy("ana")
+    status, document = await till.pay("ana", purchase)
+    assert (status, document["payments"][0]["try"]) == (202, 1)
+    await till.comes_to(purchase, "PAID")
+    assert till.entries(purchase) == PAID_ENTRIES[till.method]
+    status, document = await till.pay("ana", purchase)
+    assert (status, document["state"]) == (202, "PAID"), "the same key says how it stands"
+    assert (await till.pay("ana", purchase, "another-key-of-ana"))[1]["verdict"] == "too_late"
+    assert (await till.pay("ben", purchase))[1]["verdict"] == "unknown_purchase"
+    assert (await till.pay("ana", purchase, "short"))[0] == 400
+
+
+async def test_pay_now_pays_with_the_first_call_and_asks_again_on_a_replay(till: Till) -> None:
+    purchase = await till.buy("ana", pays=True)
+    await till.comes_to(purchase, "PAID")
+    # ben's server died between the hold and the wish to pay
+    key = till.driver.key("ben")
+    cart = wire.Cart((wire.Line(till.driver.own("a"), 1),), "card")
+    buyer = till.driver.own("ben")
+    attempt = Attempt(uuid.uuid4(), wire.purchase_id(buyer, key), buyer, key, cart)
+    await till.stage.authority.reserve_batch([attempt])
+    items = [{"sku": till.driver.own("a"), "quantity": 1}]
+    status, document = await till.post("ben", wire.PURCHASES_PATH, {"items": items, "pay_now": "card"})
+    assert status == 200
+    await till.comes_to(str(document["id"]), "PAID")
+
+
+DECLINING = {"FLASH_GATEWAY_DECLINES_PERCENT": "100"}
+
+
+@pytest.mark.parametrize("till", [DECLINING, DECLINING | TRANSFER | TELLING], indirect=True, ids=["card", "transfer"])
+async def test_three_declines_end_the_hold_and_return_the_unit(till: Till) -> None:
+    purchase = await till.buy("ana")
+    for number in (1, 2, 3):
+        assert (await till.pay("ana", purchase, f"payment-try-number-{number}"))[0] == 202
+        await till.comes_to(purchase, "HELD" if number < 3 else "DECLINED")
+    begun = ["pending"] if till.method == "transfer" else []
+    assert till.entries(purchase) == [*begun, "declined"] * 3
+    assert await till.stage.owner.fetchval("SELECT sum(available) FROM flash.stock") == UNITS
+
+
+@pytest.mark.parametrize("till", [{"FLASH_GATEWAY_SILENT_PERCENT": "100"}], indirect=True)
+async def test_an_answer_that_is_lost_after_the_charge_is_asked_for_again(till: Till) -> None:
+    purchase = await till.buy("ana", pays=True)
+    await till.comes_to(purchase, "PAID")
+    assert till.entries(purchase) == ["authorized", "captured"]
+
+
+@pytest.mark.parametrize("till", [{"FLASH_GATEWAY_LATENCY_MS": "1500"}], indirect=True)
+@pytest.mark.parametrize("after", ["authorized", "captured"])
+async def test_a_worker_killed_between_the_gateway_and_the_books(till: Till, after: str) -> None:
+    purchase = await till.buy("ana", pays=True)
+    async with asyncio.timeout(WITHIN_SECONDS):
+        while after not in till.entries(purchase):
+            await asyncio.sleep(0.001)
+    await restart(till.worker)
+    await till.comes_to(purchase, "PAID")
+    assert till.entries(purchase) == ["authorized", "captured"]
+
+
+@pytest.mark.parametrize("till", [{"FLASH_GATEWAY_LATENCY_MS": "1500"}], indirect=True)
+async def test_a_worker_stopped_in_the_middle_says_nothing_wrong_and_leaves_its_message(till: Till) -> None:
+    purchase = await till.buy("ana", pays=True)
+    await asyncio.sleep(0.5)
+    assert await till.worker.stop() == 0
+    assert await till.state(purchase) == "AUTHORIZING"
+    till.worker.ended = None
+    await till.worker.start()
+    await till.comes_to(purchase, "PAID")
+    assert till.entries(purchase) == ["authorized", "captured"]
+
+
+async def test_a_gateway_killed_in_the_middle_keeps_its_books(till: Till) -> None:
+    purchases = [await till.buy(who, pays=True) for who in ("ana", "ben", "cyd")]
+    await asyncio.sleep(0.05)
+    await restart(till.gateway)
+    for purchase in purchases:
+        await till.comes_to(purchase, "PAID")
+        assert till.entries(purchase) == ["authorized", "captured"]
+    before = till.journal.read_bytes()
+    with till.journal.open("ab") as file:
+        file.write(b'{"key": "torn')
+    await restart(till.gateway)
+    assert till.journal.read_bytes() == before
+    again = await till.buy("dan", pays=True)
+    await till.comes_to(again, "PAID")
+
+
+async def test_a_relay_killed_between_the_confirm_and_the_mark_publishes_twice_and_nobody_pays_twice(
+    till: Till,
+) -> None:
+    till.stage.upkeep.send(signal.SIGSTOP)
+    purchase = await till.buy("ana", pays=True)
+    events = [
+        e for e in await till.stage.authority.lease_outbox(100, timedelta(seconds=1)) if e.topic == "payment.asked"
+    ]
+    async with await aio_pika.connect(till.amqp) as connection:
+        exchange, _ = await queues.declare(await connection.channel())
+        for event in events * 3:  # published by a relay that died before it could say so, thrice
+            body = json.dumps({"id": str(event.id), "subject": event.subject, "data": {"try": event.version}}).encode()
+            await exchange.publish(aio_pika.Message(body), event.topic)
+    await till.comes_to(purchase, "PAID")
+    till.stage.upkeep.send(signal.SIGCONT)
+    async with asyncio.timeout(WITHIN_SECONDS):
+        while await till.stage.owner.fetchval("SELECT count(*) FROM flash.outbox WHERE sent_at IS NULL"):
+            await asyncio.sleep(0.05)
+    await asyncio.sleep(0.5)
+    assert till.entries(purchase) == ["authorized", "captured"]
+    assert await till.waiting(queues.DEAD) == 0
+
+
+@pytest.mark.parametrize("how", ["refuses", "hangs"])
+async def test_postgresql_away_costs_no_message_a_try(till: Till, how: str) -> None:
+    first = await till.buy("ana", pays=True)
+    await till.comes_to(first, "PAID")
+    if how == "refuses":
+        await till.books.refuse()
+    else:
+        till.books.freeze()
+    purchases = [await till.buy(who, pays=True) for who in ("ben", "cyd")]
+    await till.worker_is(ready=False)
+    async with asyncio.timeout(WITHIN_SECONDS):
+        while await till.waiting(queues.PAYMENTS) < len(purchases):
+            await asyncio.sleep(0.05)
+    if how == "refuses":
+        await till.books.open()
+    else:
+        till.books.thaw()
+    for purchase in purchases:
+        await till.comes_to(purchase, "PAID")
+        assert till.entries(purchase) == ["authorized", "captured"]
+    assert await till.counted("flash_payments_retried_total") == 0
+    assert await till.counted("flash_payments_dead_total") == 0
+
+
+@pytest.mark.parametrize("till", [{"FLASH_GATEWAY_LATENCY_MS": "500"}], indirect=True)
+async def test_a_row_that_is_locked_costs_its_own_message_a_try_and_the_others_nothing(till: Till) -> None:
+    locked = await till.buy("ana", pays=True)
+    async with asyncio.timeout(WITHIN_SECONDS):
+        while await till.state(locked) != "AUTHORIZING":
+            await asyncio.sleep(0.01)
+    async with till.stage.owner.transaction():
+        await till.stage.owner.execute("SELECT FROM flash.purchase WHERE id = $1 FOR NO KEY UPDATE", uuid.UUID(locked))
+        other = await till.buy("ben", pays=True)
+        async with asyncio.timeout(WITHIN_SECONDS):
+            while not await till.counted("flash_payments_retried_total"):
+                await asyncio.sleep(0.02)
+        await till.worker_is(ready=True)
+        await till.comes_to(other, "PAID")
+    await till.comes_to(locked, "PAID")
+    assert till.entries(locked) == ["authorized", "captured"]
+
+
+async def test_a_full_queue_delays_nothing_but_what_goes_there(till: Till) -> None:
+    unsent = "SELECT count(*) FROM flash.outbox WHERE sent_at IS NULL AND starts_with(topic, $1)"
+    metrics = f"http://127.0.0.1:{till.stage.upkeep.ops_port}/metrics"
+    async with await aio_pika.connect(till.amqp) as connection:
+        channel = await connection.channel()
+        exchange, _ = await queues.declare(channel)
+        limits: dict[str, Any] = {"x-max-length": 1, "x-overflow": "reject-publish"}
+        full = await channel.declare_queue(exclusive=True, arguments=limits)
+        await channel.default_exchange.publish(aio_pika.Message(b""), full.name)
+        await full.bind(exchange, queues.PAYMENT_TOPICS)
+        await till.buy("ana", pays=True)
+        await till.buy("ben")
+        async with asyncio.timeout(WITHIN_SECONDS):
+            while await till.stage.owner.fetchval(unsent, "purchase."):
+                await asyncio.sleep(0.02)
+        async with till.stage.session.get(metrics) as answer:
+            told = await answer.text()
+        assert "flash_broker_up 1.0" in told
+        assert "flash_outbox_refused_total 0.0" not in told
+        assert await till.stage.owner.fetchval(unsent, "payment.") > 0
+        await full.purge()
+    async with asyncio.timeout(WITHIN_SECONDS):
+        while await till.stage.owner.fetchval(unsent, ""):
+            await asyncio.sleep(0.02)
+
+
+async def test_a_gateway_away_past_the_deadline_ends_the_hold_after_its_grace_and_the_money_is_set_free(
+    till: Till,
+) -> None:
+    till.gateway.send(signal.SIGSTOP)
+    purchase = await till.buy("ana", pays=True)
+    await asyncio.sleep(0.5)
+    await till.lapse(purchase)
+    async with asyncio.timeout(WITHIN_SECONDS):  # upkeep asks for the void first
+        while not await till.stage.owner.fetchval(
+            "SELECT count(*) FROM flash.payment WHERE void_at IS NOT NULL AND sent_at IS NOT NULL"
+        ):
+            await asyncio.sleep(0.05)
+    assert await till.state(purchase) == "AUTHORIZING"
+    await till.stage.owner.execute("UPDATE flash.payment SET sent_at = sent_at - interval '21 seconds'")
+    await till.comes_to(purchase, "EXPIRED")
+    till.gateway.send(signal.SIGCONT)
+    await settled(till)
+    # Whichever call the gateway saw first, no authorization stays open and nothing is kept that was not sold.
+    entries = till.entries(purchase)
+    ends = {("EXPIRED", "voided"), ("PAID", "captured")}
+    assert (await till.state(purchase), entries[-1]) in ends, entries
+    held = await till.stage.owner.fetchval("SELECT sum(total - available) FROM flash.stock")
+    assert held == (entries[-1] == "captured")
+
+
+async def test_storms_of_payments_with_kills_leave_money_and_purchases_equal(till: Till) -> None:
+    purchases = [await till.buy(f"p{number}", pays=True) for number in range(40)]
+    for victim in (till.gateway, till.worker, till.stage.upkeep, till.worker, till.gateway):
+        await asyncio.sleep(0.1)
+        await restart(victim)
+    for purchase in purchases:
+        await till.comes_to(purchase, "PAID")
+        assert till.entries(purchase) == ["authorized", "captured"]
+    await settled(till)
+    assert await audited_entries(till) == 2 * len(purchases)
+
+
+async def audited_entries(till: Till) -> int:
+    """Everything is right, gate and journal included; how many entries the journal has."""
+    report = await audit(
+        till.stage.database.auditor_url,
+        given("FLASH_TEST_REDIS_URL"),
+        journals=[Journal(till.gateway.url, till.method)],
+    )
+    assert report.clean, report.document()
+    return report.scope["journal_entries"]
+
+
+async def test_late_money_buys_the_unit_again_while_there_is_one(till: Till) -> None:
+    purchase = await till.buy("ana")
+    await expired_while_the_worker_stands(till, purchase)
+    assert await hear(till, await authorized(till, purchase)) == "nothing"
+    assert await till.state(purchase) == "AUTHORIZED"
+    till.worker.send(signal.SIGCONT)
+    await till.comes_to(purchase, "PAID")
+    assert till.entries(purchase) == ["authorized", "captured"]
+    assert await audited_entries(till) == 2
+
+
+@pytest.mark.parametrize("till", [{}, WALLET], indirect=True, ids=["void", "refund"])
+async def test_late_money_without_a_unit_goes_back_once(till: Till) -> None:
+    purchase = await till.buy("ana")
+    await expired_while_the_worker_stands(till, purchase)
+    await till.stage.owner.execute("SELECT flash.change_sale(id, 'PAUSED') FROM flash.sale")
+    entry = await authorized(till, purchase)
+    for number in range(3):  # one webhook, and two of other names about the same
+        await hear(till, entry, f"event {number}")
+    till.worker.send(signal.SIGCONT)
+    ends = {"card": ["authorized", "voided"], "wallet": ["captured", "refunded"]}[till.method]
+    async with asyncio.timeout(WITHIN_SECONDS):
+        while till.entries(purchase) != ends:
+            await asyncio.sleep(0.05)
+    await settled(till)
+    assert till.entries(purchase) == ends
+    assert await till.state(purchase) == "EXPIRED"
+    assert await audited_entries(till) == 2
+
+
+async def expired_while_the_worker_stands(till: Till, purchase: str) -> None:
+    """The hold ends without its gateway: nobody is there to void the try, which the queue and the worker's hand have."""
+    await in_reach(till)
+    till.worker.send(signal.SIGSTOP)
+    await till.pay("ana", purchase)
+    await till.sent("payment.asked")
+    await till.lapse(purchase)
+    await till.sent("payment.void")
+    assert await till.state(purchase) == "AUTHORIZING"
+    # as long as the grace, and a worker that consumed all that time: upkeep started lately, which cannot be moved
+    await till.stage.owner.execute(
+        "UPDATE flash.payment SET sent_at = sent_at - interval '1 hour', void_at = void_at - interval '1 hour'"
+    )
+    ended = await till.stage.authority.expire_payments(9, timedelta(seconds=20), timedelta(hours=1))
+    assert ended.ended == 1
+    assert await till.state(purchase) == "EXPIRED"
+
+
+async def in_reach(till: Till) -> None:
+    """Upkeep has seen that messages come through to the worker; only what is sent from now on may be voided at once."""
+    await till.worker_is(ready=True)
+    await asyncio.sleep(1.2)  # two of its looks, of which none can be seen from outside
+
+
+async def hear(till: Till, entry: Entry, event: str = "event") -> str:
+    """A webhook as the worker would take it."""
+    told = Told(uuid.UUID(entry.purchase), 1, entry.state, entry.amount_minor, entry.currency)
+    return await till.stage.authority.hear_payment(event, told)
+
+
+async def authorized(till: Till, purchase: str) -> Entry:
+    """The gateway sets the money of the first try aside, or takes it, whoever asked; what it would tell us of it."""
+    price = await till.stage.owner.fetchval("SELECT amount_minor FROM flash.payment")
+    asked = {"key": f"{purchase}:1", "purchase": purchase, "amount_minor": price, "currency": "EUR"}
+    async with till.stage.session.post(f"{till.gateway.url}/payments/authorize", json=asked) as answer:
+        assert answer.status == 200
+        state = State((await answer.json())["state"])
+    return Entry(f"{purchase}:1", purchase, state, price, "EUR", time.time())
+
+
+async def settled(till: Till) -> None:
+    """Nothing is open any more."""
+    async with asyncio.timeout(WITHIN_SECONDS):
+        while await till.stage.owner.fetchval(f"SELECT count(*) FROM flash.payment WHERE state IN {OPEN}"):
+            await asyncio.sleep(0.05)
+
+
+def signed(entry: Entry, *, secret: str = SECRET, ago: int = 0, **changes: Any) -> tuple[bytes, dict[str, str]]:
+    """A webhook as the gateway sends it; ``changes`` to its data after it was signed by nobody."""
+    document = json.loads(notice(entry))
+    document["data"] |= changes
+    body = json.dumps(document).encode()
+    return body, {HEADER: sign(secret, int(time.time()) - ago, body)}
+
+
+async def test_webhooks_that_prove_nothing_change_nothing(till: Till) -> None:
+    await till.broker.refuse()  # no message reaches the worker: nothing but a webhook can settle anything
+    purchase = await till.buy("ana", pays=True)
+    right = await authorized(till, purchase)
+    price = right.amount_minor
+
+    async def send(body: bytes, headers: dict[str, str]) -> int:
+        async with till.stage.session.post(till.worker.url + wire.WEBHOOK_PATH, data=body, headers=headers) as answer:
+            return answer.status
+
+    body, headers = signed(right)
+    other = str(uuid.uuid4())
+    table = {
+        "unsigned": (401, (body, {})),
+        "wrong secret": (401, signed(right, secret="somebody-elses-secret")),
+        "signed for another body": (401, (body.replace(b"authorized", b"captured"), headers)),
+        "old": (401, signed(right, ago=WINDOW_SECONDS + 5)),
+        "from the future": (401, signed(right, ago=-WINDOW_SECONDS - 5)),
+        "wrong amount": (409, signed(right, amount_minor=price - 1)),
+        "wrong currency": (409, signed(right, currency="USD")),
+        "wrong try": (404, signed(right, key=f"{purchase}:2")),
+        "no such try": (400, signed(right, key=f"{purchase}:4")),
+        "key of another purchase": (400, signed(right, purchase=other)),
+        "unknown purchase": (404, signed(right, purchase=other, key=f"{other}:1")),
+        "no outcome": (400, signed(right, state="maybe")),
+        "amount as text": (400, signed(right, amount_minor="100")),
+        "amount beyond the column": (400, signed(right, amount_minor=10**30)),
+        "not JSON": (401, (b"{", headers)),
+    }
+    assert {name: await send(*message) for name, (_, message) in table.items()} == {
+        name: status for name, (status, _) in table.items()
+    }
+    assert await till.state(purchase) == "AUTHORIZING"
+    assert await send(body, headers) == 200
+    assert await till.state(purchase) == "AUTHORIZED"
+    assert await send(body, headers) == 200, "a replay is no news"
+    heard = await till.stage.owner.fetchval("SELECT count(*) FROM flash.outbox WHERE topic = 'payment.told'")
+    assert heard == 1
+    await till.broker.open()
+    await till.comes_to(purchase, "PAID")
+    assert till.entries(purchase) == ["authorized", "captured"]
+
+
+async def test_a_message_nobody_can_act_on_is_set_aside_and_not_lost(till: Till) -> None:
+    async with await aio_pika.connect(till.amqp) as connection:
+        exchange, _ = await queues.declare(await connection.channel())
+        for body in (
+            b"{",
+            b'{"subject": "x"}',
+            json.dumps({"subject": str(uuid.uuid4()), "data": {"try": 1}}).encode(),
+            json.dumps({"subject": str(uuid.uuid4()), "data": {"try": 2**40}}).encode(),
+        ):
+            await exchange.publish(aio_pika.Message(body), "payment.asked")
+    async with asyncio.timeout(WITHIN_SECONDS):
+        while await till.waiting(queues.DEAD) < 4:
+            await asyncio.sleep(0.1)
+    assert await till.waiting(queues.PAYMENTS) == 0
+
+
+@pytest.mark.parametrize("after", ["at once", "killed", "broker lost"])
+@pytest.mark.parametrize("till", [{"FLASH_GATEWAY_LATENCY_MS": "300"}], indirect=True)
+async def test_a_refund_by_an_operator_is_done_once_whoever_dies(till: Till, after: str) -> None:
+    purchase = await till.buy("ana", pays=True)
+    await till.comes_to(purchase, "PAID")
+    if after == "broker lost":
+        await till.broker.refuse()
+    operator = await asyncpg.connect(till.stage.database.operator_url)
+    try:
+        for _ in range(2):
+            await operator.execute(
+                "SELECT flash.refund_purchase($1, 'ana', 'a scratch', $2)", "k" * 16, uuid.UUID(purchase)
+            )
+    finally:
+        await operator.close()
+    assert await till.state(purchase) == "PAID", "until the gateway has given it back"
+    if after == "broker lost":
+        await asyncio.sleep(0.5)
+        assert till.entries(purchase) == ["authorized", "captured"]
+        await till.broker.open()
+    elif after == "killed":
+        async with asyncio.timeout(WITHIN_SECONDS):
+            while "refunded" not in till.entries(purchase):
+                await asyncio.sleep(0.001)
+        await restart(till.worker)
+    await till.comes_to(purchase, "REFUNDED")
+    assert till.entries(purchase) == ["authorized", "captured", "refunded"]
+    held = await till.stage.owner.fetchval("SELECT sum(total - available) FROM flash.stock")
+    assert held == 1, "units return when told"
+    assert await audited_entries(till) == 3
+
+
+@pytest.mark.parametrize("till", [{"FLASH_GATEWAY_DISPUTES_PERCENT": "100"} | TELLING], indirect=True)
+async def test_disputes_are_won_or_lost_and_units_stay(till: Till) -> None:
+    purchases = [await till.buy(f"p{number}", pays=True) for number in range(8)]
+    ends = {"PAID": "dispute_won", "CHARGED_BACK": "dispute_lost"}
+    for purchase in purchases:
+        async with asyncio.timeout(WITHIN_SECONDS):
+            while len(till.entries(purchase)) < 4:
+                await asyncio.sleep(0.05)
+        await till.comes_to(purchase, *ends)
+    await settled(till)
+    told = [(await till.state(purchase), till.entries(purchase)) for purchase in purchases]
+    for state, entries in told:
+        assert entries == ["authorized", "captured", "disputed", ends[state]]
+    assert {state for state, _ in told} == set(ends), "eight of one kind would be a wonder"
+    held = await till.stage.owner.fetchval("SELECT sum(total - available) FROM flash.stock")
+    assert held == len(purchases)
+    assert await audited_entries(till) == 4 * len(purchases)
+
+
+MIXED = {
+    "FLASH_GATEWAY_DECLINES_PERCENT": "20",
+    "FLASH_GATEWAY_ERRORS_PERCENT": "20",
+    "FLASH_GATEWAY_SILENT_PERCENT": "10",
+    "FLASH_GATEWAY_REPEATS_PERCENT": "50",
+    "FLASH_GATEWAY_LATE_PERCENT": "50",
+    "FLASH_GATEWAY_DISPUTES_PERCENT": "30",
+    "FLASH_GATEWAY_LATER_MS": "200",
+}
+
+
+@pytest.mark.parametrize(
+    "till", [MIXED | TELLING, MIXED | WALLET | TELLING, MIXED | TRANSFER | TELLING], indirect=True,
+    ids=["card", "wallet", "transfer"],
+)  # fmt: skip
+async def test_a_gateway_with_every_fault_leaves_the_books_right(till: Till) -> None:
+    purchases = [await till.buy(f"p{number}", pays=True) for number in range(25)]
+    for purchase in purchases:
+        await till.comes_to(purchase, "PAID", "HELD", "CHARGED_BACK", "DISPUTED")
+    await settled(till)
+    assert await audited_entries(till) >= len(purchases)
+    assert await till.waiting(queues.DEAD) == 0
+
+
+async def test_a_gateway_that_is_gone_for_a_while_delays_payments_and_no_more(till: Till) -> None:
+    till.gateway.send(signal.SIGKILL)
+    assert till.gateway.child is not None
+    await till.gateway.child.wait()
+    purchases = [await till.buy(f"p{number}", pays=True) for number in range(12)]
+    async with asyncio.timeout(WITHIN_SECONDS):
+        while await till.counted("flash_payments_retried_total") < len(purchases):
+            await asyncio.sleep(0.05)
+    await till.gateway.start()
+    for purchase in purchases:
+        await till.comes_to(purchase, "PAID")
+        assert till.entries(purchase) == ["authorized", "captured"]
+    assert await till.waiting(queues.DEAD) == 0
+
+
+async def test_what_the_gateway_refuses_for_ever_is_set_aside_once(till: Till) -> None:
+    purchase = await till.buy("ana")
+    asked = {"key": f"{purchase}:1", "purchase": purchase, "amount_minor": 1, "currency": "EUR"}
+    async with till.stage.session.post(f"{till.gateway.url}/payments/authorize", json=asked) as answer:
+        assert answer.status == 200  # the try's key was used for other money: a fault of ours, long ago
+    await till.pay("ana", purchase)
+    for number in (1, 2, 3):
+        async with asyncio.timeout(WITHIN_SECONDS):
+            while till.worker.log.read_text().count("payment.set_aside") < number:
+                await asyncio.sleep(0.02)
+        await till.stage.owner.execute("UPDATE flash.payment SET sent_at = sent_at - interval '1 hour'")
+    async with asyncio.timeout(WITHIN_SECONDS):
+        while await till.waiting(queues.DEAD) != 1:
+            await asyncio.sleep(0.05)
+    assert await till.counted("flash_payments_dead_total") == 1
+    await till.stage.owner.execute("UPDATE flash.payment SET state = 'VOIDED'")  # a person has seen to it
+
+
+async def test_a_payment_that_the_broker_has_while_it_is_away_is_not_voided(till: Till) -> None:
+    await in_reach(till)
+    await till.worker.stop()
+    purchase = await till.buy("ana", pays=True)
+    await till.sent("payment.asked")
+    await till.broker.refuse()
+    await till.lapse(purchase)
+    await asyncio.sleep(1.5)  # three of upkeep's rounds, each of which would have asked for the void
+    await till.broker.open()
+    await asyncio.sleep(1.5)
+    assert await till.stage.owner.fetchval("SELECT count(void_at) FROM flash.payment") == 0
+    assert await till.state(purchase) == "AUTHORIZING"
+    await till.worker.start()
+    await till.comes_to(purchase, "PAID")
+    assert till.entries(purchase) == ["authorized", "captured"]
+
+
+async def test_another_shops_payments_are_refused_until_the_first_is_gone(till: Till, template: str) -> None:
+    other = await make_database(template)
+    shared = {"FLASH_AUTH": "off", "FLASH_JWT_SECRET": JWT_SECRET, "FLASH_POSTGRES_URL": other.app_url}
+    shared |= {"FLASH_RABBITMQ_URL": till.broker.lead(till.amqp), "FLASH_REDIS_URL": given("FLASH_TEST_REDIS_URL")}
+    newcomers = [Process("payments", shared), Process("upkeep", shared)]
+    starting = [asyncio.create_task(newcomer.start()) for newcomer in newcomers]
+    try:
+        async with asyncio.timeout(WITHIN_SECONDS):
+            while not all("another shop" in newcomer.log.read_text() for newcomer in newcomers):
+                await asyncio.sleep(0.05)
+        await execute(
+            other.owner_url,
+            "INSERT INTO flash.outbox (topic, subject, version, at) VALUES ('payment.asked', gen_random_uuid()::text, 1, now())",
+        )
+        purchase = await till.buy("ana", pays=True)
+        await till.comes_to(purchase, "PAID")
+        connection = await asyncpg.connect(other.owner_url)
+        assert await connection.fetchval("SELECT sent_at FROM flash.outbox") is None, "its relay keeps its events"
+        await till.worker.stop()
+        await till.stage.upkeep.stop()
+        async with asyncio.timeout(WITHIN_SECONDS):
+            while await connection.fetchval("SELECT sent_at FROM flash.outbox") is None:
+                await asyncio.sleep(0.05)
+        await connection.close()
+        await asyncio.gather(*starting)
+    finally:
+        for task in starting:
+            task.cancel()
+        await asyncio.gather(*starting, return_exceptions=True)
+        await asyncio.gather(*(newcomer.stop() for newcomer in newcomers if newcomer.child is not None))
+        await drop_database(other)

@@ -1,0 +1,128 @@
+"""Real processes for tests: servers of a backend and their upkeep, on free ports, on the test run's own services."""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import random
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Self
+
+import aiohttp
+
+from flashsale.settings import REPOSITORY
+from flashsale.stack.processes import dies_with_us, port_is_free
+from flashsale.stack.roles import ROLE_BY_NAME
+from tests.databases import worker
+
+READY_SECONDS = 60.0  # a process that dies is noticed at once
+STOP_SECONDS = 30.0  # a drain takes five
+PORT_FIRST, PORTS = 10_000, 2_500  # of each of four workers, below the launcher's and below the kernel's source ports
+JWT_SECRET = "a secret that only the tests know, long enough".replace(" ", "-")
+
+
+def _ports() -> Iterator[int]:
+    first, start = PORT_FIRST + worker() * PORTS, random.randrange(PORTS)
+    return (first + (start + number) % PORTS for number in itertools.count())
+
+
+_own_ports = _ports()
+
+
+def free_port() -> int:
+    """A port nobody listens on now, and that nobody else takes before it is used: no other worker and no launcher of this
+    run, and not the kernel for a connection.
+    """
+    return next(port for port in _own_ports if port_is_free("127.0.0.1", port))
+
+
+class Process:
+    """One process of the product, started as the launcher starts it."""
+
+    def __init__(self, role: str, environment: dict[str, str]) -> None:
+        self.role = role
+        self.module = ROLE_BY_NAME[role].module
+        self.port, self.ops_port = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = Path(tempfile.mkstemp(prefix=f"{role}-", suffix=".log")[1])
+        self._environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(REPOSITORY / "src"),
+            "FLASH_PORT": str(self.port),
+            "FLASH_OPS_PORT": str(self.ops_port),
+            **environment,
+        }
+        self.child: asyncio.subprocess.Process | None = None
+        self.ended: int | None = None  # exit status, once stopped
+
+    def tell_environment(self, more: dict[str, str]) -> None:
+        """Settings that were not known when it was made, for its next start."""
+        self._environment |= more
+
+    async def start(self) -> Self:
+        """Start, or start again, and wait until it says it is ready. Fails with its log."""
+        self.ended = None
+        with self.log.open("ab") as log:
+            self.child = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", self.module, env=self._environment, stdout=log, stderr=log,
+                preexec_fn=dies_with_us(signal.SIGKILL),
+            )  # fmt: skip
+        async with aiohttp.ClientSession() as session:
+            try:
+                async with asyncio.timeout(READY_SECONDS):
+                    while not await self._is_ready(session):
+                        await asyncio.sleep(0.05)
+            except TimeoutError:
+                raise AssertionError(f"{self.module} is not ready:\n{self.log.read_text()}") from None
+        return self
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to this process and no other."""
+        assert self.child is not None
+        self.child.send_signal(number)
+
+    async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """End it; its exit status. What it logged about errors of its own is shown, since tests hide nothing."""
+        assert self.child is not None
+        if self.ended is not None:
+            return self.ended
+        if self.child.returncode is None:
+            self.child.send_signal(number)
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                self.ended = await self.child.wait()
+        except TimeoutError:
+            self.child.kill()
+            await self.child.wait()
+            raise AssertionError(f"{self.module} did not stop on {number.name}:\n{self.log.read_text()}") from None
+        logged = self.log.read_text()
+        self.log.unlink()
+        assert "Traceback" not in logged, logged
+        assert '"level": "error"' not in logged, logged
+        return self.ended
+
+    async def _is_ready(self, session: aiohttp.ClientSession) -> bool:
+        assert self.child is not None
+        assert self.child.returncode is None, f"{self.module} ended at its start:\n{self.log.read_text()}"
+        try:
+            async with session.get(f"http://127.0.0.1:{self.ops_port}/readyz") as answer:
+                return answer.status == 200
+        except aiohttp.ClientError:
+            return False
+
+
+@contextlib.asynccontextmanager
+async def running(roles: list[str], environment: dict[str, str]) -> AsyncIterator[list[Process]]:
+    """Start one process per role, in order; stop them in reverse, whatever happened meanwhile."""
+    processes = [Process(role, environment) for role in roles]
+    try:
+        yield [await process.start() for process in processes]
+    finally:
+        ended = [process.stop() for process in reversed(processes) if process.child is not None]
+        problems = [p for p in await asyncio.gather(*ended, return_exceptions=True) if isinstance(p, BaseException)]
+        if problems:
+            raise BaseExceptionGroup("processes did not end well", problems)
