@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
-from flashsale.authority.client import Authority, AuthorityUnavailable
+from flashsale.authority.client import UNHURRIED_SECONDS, Authority, AuthorityUnavailable
 from flashsale.authority.migrate import MigrationError, migrate
 from flashsale.settings import Settings
 
@@ -45,7 +45,7 @@ async def _migrate(settings: Settings) -> dict[str, object]:
 
 
 async def _seed(settings: Settings) -> dict[str, object]:
-    authority = await Authority.connect(settings.postgres_url, size=1)
+    authority = await Authority.connect(settings.postgres_url, 1, UNHURRIED_SECONDS)
     try:
         sales = await authority.read_sales()
         if not sales:

@@ -21,8 +21,11 @@ from flashsale.contract.stock import Copies, Copy, Held, Reading
 from flashsale.contract.verdict import Verdict
 
 CALL_SECONDS = 1.5  # a shopper hears 503 within two seconds, so one call may not take longer
+UNHURRIED_SECONDS = 60.0  # for a call that no shopper waits for, as a launcher makes it
 WAITING_MAX = 256  # calls per pool, running and waiting; past this a caller hears so at once instead of waiting in vain
-CONNECT_SECONDS = 1.0  # a loopback or rack-local server answers in milliseconds or not at all
+# For a handshake. A call has no longer for one than for everything else, so this bounds the first connection, when nobody
+# waits yet: on a machine where everything starts at once it takes seconds, and who always gave up earlier never started.
+CONNECT_SECONDS = 10.0
 # The server's own bound on a statement. The janitor fences an attempt only after this, so that a slow decision still counts.
 STATEMENT_MS = 3_000
 LOCK_MS = 300  # a batch that waits longer stands behind something broken, or behind its own lost call; it is run again
@@ -204,8 +207,9 @@ class Authority:
             )
         except (asyncpg.PostgresError, *_BROKEN) as error:
             raise AuthorityUnavailable(str(error)) from error
-        authority = cls(pool, call_s)
+        authority = cls(pool, CONNECT_SECONDS)
         await authority.ping()
+        authority.call_s = call_s
         return authority
 
     async def close(self) -> None:
@@ -512,7 +516,7 @@ class Authority:
         self._calls += 1
         try:
             async with asyncio.timeout(self.call_s):
-                connection = await self.pool.acquire(timeout=CONNECT_SECONDS)
+                connection = await self.pool.acquire()
                 try:
                     return await connection.fetch(query, *arguments)
                 except (TimeoutError, asyncio.CancelledError, asyncpg.InternalClientError):

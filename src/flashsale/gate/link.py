@@ -22,7 +22,7 @@ from redis.asyncio.connection import Connection, parse_url
 from redis.exceptions import RedisError
 
 CALLS_IN_FLIGHT_MAX = 16_384  # four times a server's attempts in flight: each is a reserve and a settle, and some retry
-CONNECT_SECONDS_MAX = 1.0  # a Redis that needs longer for a handshake is of no use to a buyer
+CONNECT_SECONDS_MAX = 5.0  # for a handshake: meanwhile every call fails at once, and a machine under load takes seconds
 RECONNECT_SECONDS_FIRST = 0.02  # a restart is usually over at the second or third try
 RECONNECT_SECONDS_MAX = 0.2  # a tenth of the two seconds a gate may stay away
 CHECKS_PER_DEADLINE = 10  # how often the oldest call is looked at: a call may overrun its deadline by a tenth

@@ -17,8 +17,8 @@ from pika.channel import Channel
 
 from flashsale.queued import topology
 
-CONNECT_SECONDS = 2.0  # socket and handshake; a broker that takes longer is not one to wait for
-SETUP_SECONDS = 5.0  # from a connection to declared queues; a broker whose queues have no leader keeps a link waiting
+CONNECT_SECONDS = 5.0  # socket and handshake, for which no shopper waits: a machine under load takes seconds
+SETUP_SECONDS = 10.0  # from a connection to declared queues; a broker whose queues have no leader keeps a link waiting
 BACKOFF_FIRST_S = 0.1  # a restarting broker is back in seconds; the first tries cost nothing
 BACKOFF_MAX_S = 1.0  # so that service returns within a second of the broker
 

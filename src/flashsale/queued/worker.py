@@ -27,7 +27,7 @@ from flashsale.queued import feed, message, metrics, topology
 from flashsale.queued.teller import Teller
 
 DECIDE_SECONDS = 5.0  # for one batch, retries included; then the outage is one to wait out without messages in hand
-CONNECT_SECONDS = 5.0
+CONNECT_SECONDS = 10.0  # nobody waits for it, and a machine under load takes seconds
 CLOSE_SECONDS = 2.0
 ACK_SECONDS = 5.0  # to hand an acknowledgement to the socket; a broker that takes longer does not read
 BACKOFF_FIRST_S = 0.1  # a restarting store is back in tenths of a second
