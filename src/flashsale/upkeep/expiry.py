@@ -52,6 +52,7 @@ class PaymentExpiry:
     async def round(self) -> float:
         """Returns the seconds to wait. Raises ``AuthorityUnavailable``."""
         open_for = await self._road.open_for()
+        self._metrics.road_open_seconds.set(open_for.total_seconds())
         expired = await self._authority.expire_payments(PAYMENTS_PER_ROUND_MAX, VOID_GRACE, open_for)
         resumed = await self._authority.resume_payments(PAYMENTS_PER_ROUND_MAX, RESUME_AFTER)
         self._metrics.payments_voiding.inc(expired.voiding)

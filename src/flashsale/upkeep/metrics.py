@@ -43,6 +43,11 @@ class Metrics:
             "flash_outbox_refused", "Events the broker did not take, as a full queue does.", registry=self.registry
         )
         self.broker_up = Gauge("flash_broker_up", "1 while RabbitMQ takes events.", registry=self.registry)
+        self.road_open_seconds = Gauge(
+            "flash_road_open_seconds",
+            "For how long by now every look found a payment worker consuming; what was sent since may be voided at once.",
+            registry=self.registry,
+        )
         self.last_good_round = Gauge(
             "flash_gate_last_good_round_timestamp_seconds",
             "When a round last found every gate in order.",
