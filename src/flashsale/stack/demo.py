@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from flashsale.authority.client import Authority
+from flashsale.authority.client import UNHURRIED_SECONDS, Authority
 from flashsale.proof.auditor import Report, audit, gate_differs
 from flashsale.proof.evidence import EvidenceError, read_told
 from flashsale.proof.stores import Journal, StoreUnreachableError
@@ -47,12 +47,13 @@ OPENS_IN_S = 1.0  # the gate is built before the doors open, and nobody comes to
 OPEN_GUARD_S = 0.3  # servers round the opening up by up to 0.2 s, so that none opens before PostgreSQL
 SALE_HOURS = 1  # a sale that a crash left behind closes by itself
 PRICE_MINOR = 12_900
-GATE_WITHIN_S = 20.0  # a keeper looks around every second
+GATE_WITHIN_S = 120.0  # a keeper looks around every second
 REST_WITHIN_S = (
-    60.0  # beyond the hold's own length: a payment whose gateway was killed is asked for again with growing pauses
+    240.0  # beyond the hold's own length: a payment that ran out of tries is asked about after a minute, and after two
 )
-READY_WITHIN_S = 60.0
-CROWD_SPARE_S = 300.0  # beyond the arrival time: a wish is given up after 120 s, and a payment after 60 s
+READY_WITHIN_S = 180.0
+CROWD_SPARE_S = 900.0  # beyond the arrival time: a wish is given up after 300 s, and a payment after 240 s
+READ_WITHIN_S = 60.0  # of one question to the books, which is no hurry
 POLL_S = 0.5
 PLAIN_LINE_S = 2.0  # between two progress lines when nobody looks at a terminal
 STOP_S = 5.0
@@ -100,7 +101,7 @@ async def run(options: DemoOptions, settings: Settings, say: Callable[[str], Non
         # The shoppers name themselves, which is only believed on this machine.
         settings = replace(settings, auth="off", host="127.0.0.1")
     async with _stack(options, settings, say) as stack:
-        authority = await Authority.connect(stack.urls.postgres_app, size=1)
+        authority = await Authority.connect(stack.urls.postgres_app, 1, UNHURRIED_SECONDS)
         try:
             for backend in options.backends:
                 told = Instance(settings.home, INSTANCE).directory / f"told-{backend}.jsonl.gz"
@@ -367,7 +368,7 @@ async def _balanced(stack: Stack, backend: str, options: DemoOptions) -> dict[st
         return {"answers": {}}
     address = stack.ops_address(BALANCER.name, options.backends.index(backend))
     async with (
-        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(STOP_S)) as session,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(READ_WITHIN_S)) as session,
         session.get(f"{address}/metrics") as answer,
     ):
         answer.raise_for_status()
@@ -424,7 +425,7 @@ async def _watched(stack: Stack) -> dict[str, Any]:
 async def _report(stack: Stack) -> dict[str, Any]:
     try:
         async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(STOP_S)) as session,
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(READ_WITHIN_S)) as session,
             session.get(f"{stack.ops_address(AUDITOR)}/report") as answer,
         ):
             report: dict[str, Any] = await answer.json()
@@ -460,7 +461,9 @@ async def _row(stack: Stack, query: str, argument: str) -> asyncpg.Record | None
 
 async def _rows(stack: Stack, query: str, argument: str) -> list[asyncpg.Record]:
     try:
-        connection = await asyncpg.connect(stack.urls.postgres_auditor, timeout=STOP_S, command_timeout=STOP_S)
+        connection = await asyncpg.connect(
+            stack.urls.postgres_auditor, timeout=READ_WITHIN_S, command_timeout=READ_WITHIN_S
+        )
     except (OSError, TimeoutError, asyncpg.PostgresError):
         return []
     try:

@@ -18,7 +18,7 @@ from typing import Any
 import aiohttp
 import asyncpg
 
-from flashsale.authority.client import Authority
+from flashsale.authority.client import UNHURRIED_SECONDS, Authority
 from flashsale.contract import wire
 from flashsale.proof.auditor import audit
 from flashsale.proof.stores import Journal
@@ -37,7 +37,7 @@ HELD, PAYING, QUEUED = 3, 3, 4
 UNITS = HELD + PAYING + QUEUED + 1
 HOLD_SECONDS = 600
 PRICE_MINOR = 12_900
-WITHIN_S = 60.0
+WITHIN_S = 240.0
 POLL_S = 0.1
 
 _BOOKS = "SELECT id, history FROM flash.purchase ORDER BY id"
@@ -109,7 +109,7 @@ async def run(settings: Settings, say: Callable[[str], None], *, as_json: bool) 
         payments_processes=1,
         gateway_processes=1,
     )
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(10.0)) as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(60.0)) as session:
         async with _stack(settings, say, SERVERS, fresh=True) as (stack, owner):
             sale = await _open_sale(stack)
             held, paying, queued = await _shop(stack, owner, session, sale)
@@ -154,7 +154,7 @@ async def _stack(
 async def _open_sale(stack: Stack) -> _Sale:
     sale = _Sale("drill", "drill-sneaker")
     now = datetime.now(UTC)
-    authority = await Authority.connect(stack.urls.postgres_app, size=1)
+    authority = await Authority.connect(stack.urls.postgres_app, 1, UNHURRIED_SECONDS)
     try:
         await authority.create_sale(
             sale.id,
@@ -215,7 +215,7 @@ async def _examine(
     )
     replayed = [await shopper.buy(front, 200) for shopper in held]
     checks["every hold is still its buyer's"] = all(answer["state"] == "HELD" for answer in replayed)
-    authority = await Authority.connect(stack.urls.postgres_app, size=1)
+    authority = await Authority.connect(stack.urls.postgres_app, 1, UNHURRIED_SECONDS)
     try:
         await authority.resume_payments(PAYING, timedelta(0))  # as upkeep does, which waits a minute first
     finally:

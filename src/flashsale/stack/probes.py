@@ -4,7 +4,7 @@ from __future__ import annotations
 import asyncio
 import struct
 
-PROBE_S = 1.0  # one question may take this long; the supervisor asks again until its own deadline
+PROBE_S = 5.0  # one question may take this long; the supervisor asks again until its own deadline
 POSTGRES_PROTOCOL = 196_608  # 3.0
 AMQP_GREETING = b"AMQP\x00\x00\x09\x01"
 

@@ -41,7 +41,7 @@ class OneShot:
     needs: frozenset[str]
     database: DatabaseRole
     sets_passwords: bool = False  # is told the passwords of the roles it creates
-    within_s: float = 60.0
+    within_s: float = 240.0
 
 
 AUDITOR = "auditor"

@@ -263,7 +263,7 @@ def _start_postgres(program: Path, instance: Instance) -> Service:
         environment={"PATH": f"{program.parent}:{SYSTEM_PATH}", "LC_ALL": "C.UTF-8", "HOME": str(data)},
         ready=lambda: probes.postgres_answers(LOOPBACK, port),
         port=port,
-        ready_within_s=60.0,  # recovery after a kill
+        ready_within_s=180.0,  # recovery after a kill
         stop_signal=signal.SIGINT,  # fast shutdown: connections are cut, a checkpoint is written
         stop_within_s=30.0,
         death_signal=signal.SIGQUIT,  # immediate shutdown: it ends its own children, SIGKILL would not
@@ -528,7 +528,7 @@ def _start_rabbitmq(program: Path, instance: Instance) -> Service:
         },
         ready=lambda: probes.amqp_answers(LOOPBACK, port),
         port=port,
-        ready_within_s=90.0,
+        ready_within_s=240.0,
         stop_within_s=30.0,
         cwd=directory,
     )

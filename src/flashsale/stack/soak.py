@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import asyncpg
 from aio_pika.abc import AbstractConnection
 
-from flashsale.authority.client import Authority
+from flashsale.authority.client import UNHURRIED_SECONDS, Authority
 from flashsale.payments import queues as payments
 from flashsale.payments.consumer import parse
 from flashsale.queued import topology as checkout
@@ -99,7 +99,7 @@ async def run(options: SoakOptions, settings: Settings, say: Callable[[str], Non
         victims = sorted((p.role, p.spec.index) for p in stack.processes if p.role in options.kill)
         kills = schedule(options.seed, options.seconds, victims)
         say(f"seed {options.seed} kills " + ", ".join(f"{k.role}-{k.number} at {k.at_s:.1f} s" for k in kills))
-        authority = await Authority.connect(stack.urls.postgres_app, size=1)
+        authority = await Authority.connect(stack.urls.postgres_app, 1, UNHURRIED_SECONDS)
         try:
             result = await run_sale(
                 authority,

@@ -45,7 +45,7 @@ class ProcessSpec:
     index: int = 0
     port: int | None = None
     ops_port: int | None = None
-    ready_within_s: float = 30.0
+    ready_within_s: float = 120.0  # who dies is noticed at once, and a machine under load takes long to import
     stop_signal: signal.Signals = signal.SIGTERM
     stop_within_s: float = 10.0
     death_signal: signal.Signals = signal.SIGKILL
