@@ -13,9 +13,9 @@ from typing import NamedTuple, Self
 
 from flashsale.settings import REPOSITORY
 from flashsale.stack.processes import dies_with_us
+from tests.patience import PATIENCE_SECONDS
 from tests.servers import free_port
 
-START_SECONDS = STOP_SECONDS = PATIENCE_SECONDS = 30.0
 PROBLEM = "application/problem+json"
 
 
@@ -232,7 +232,7 @@ class Balancer:
     async def stop(self) -> int:
         """The exit status after SIGTERM."""
         self.terminate()
-        async with asyncio.timeout(STOP_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             return await self.child.wait()
 
 
@@ -255,9 +255,9 @@ async def balanced(*servers: Upstream, **environ: str) -> AsyncIterator[Balancer
             # A loaded machine is no accident: what a test does not ask for must not happen because of it.
             "LB_CHECK_TIMEOUT": "10",
             "LB_CONNECT_TIMEOUT": "10",
-            "LB_HEAD_TIMEOUT": "30",
+            "LB_HEAD_TIMEOUT": "60",
             "LB_POOL_TIMEOUT": "60",
-            "LB_GRACE": "20",
+            "LB_GRACE": "40",
             "LB_SERVERS": ",".join(f"{server.name}=127.0.0.1:{server.port}" for server in servers),
             **environ,
         },
@@ -269,7 +269,7 @@ async def balanced(*servers: Upstream, **environ: str) -> AsyncIterator[Balancer
     started = asyncio.Event()
     listening = asyncio.create_task(_listen(balancer, started))
     try:
-        async with asyncio.timeout(START_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await started.wait()
         assert balancer.port, f"ended with {await child.wait()}: {balancer.said}"
         yield balancer

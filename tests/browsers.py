@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 from playwright.async_api import Browser, ConsoleMessage, Page, ViewportSize, async_playwright
 
 from tests.databases import told
+from tests.patience import PATIENCE_MS
 
 DESKTOP = ViewportSize(width=1280, height=900)
 PHONE = ViewportSize(width=320, height=640)
-START_MS = 100_000  # for a browser of its own; many tests share one, and would all fail with it
-WAIT_MS = 30_000  # for a condition; a loaded machine paints late
+START_MS = 2 * PATIENCE_MS  # for a browser of its own; many tests share one, and would all fail with it
 
 # Told through the console, because that is where a test listens.
 _TELL_VIOLATIONS = """addEventListener("securitypolicyviolation", (event) =>
@@ -49,7 +49,8 @@ class Complaints:
         return [text for text in self.all if not text.startswith("Failed to load resource")]
 
     def _said(self, message: ConsoleMessage) -> None:
-        if message.type in {"error", "warning"}:
+        # A server under load may say "later", which the page has to live with and its console shows.
+        if message.type in {"error", "warning"} and "status of 503" not in message.text:
             self.all.append(message.text)
 
 
@@ -60,7 +61,7 @@ async def visit(
     """A buyer of their own, with a storage of their own, on the page at ``url``."""
     visitor = await browser.new_context(viewport=viewport, locale="en-GB", **context)  # type: ignore[arg-type]
     try:
-        visitor.set_default_timeout(WAIT_MS)
+        visitor.set_default_timeout(PATIENCE_MS)
         await visitor.add_init_script(_TELL_VIOLATIONS)
         page = await visitor.new_page()
         complaints = Complaints(page)

@@ -8,7 +8,7 @@ import pytest
 
 from flashsale.authority.client import Authority
 from flashsale.authority.migrate import migrate
-from tests.databases import PASSWORDS, Database, drop_database, execute, given, make_database, url_for
+from tests.databases import PASSWORDS, Database, drop_database, execute, given, make_database, patient, url_for
 from tests.sharing import pytest_collection_modifyitems, pytest_xdist_make_scheduler
 
 __all__ = ["pytest_collection_modifyitems", "pytest_xdist_make_scheduler"]  # hooks of this file's
@@ -43,8 +43,8 @@ async def database(template: str) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def authority(database: Database) -> AsyncIterator[Authority]:
-    """The authority's client on a fresh database, as the servers use it."""
-    client = await Authority.connect(database.app_url, size=4)
+    """The authority's client on a fresh database."""
+    client = await patient(database, size=4)
     yield client
     await client.close()
 

@@ -8,8 +8,11 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import pytest
 
+from flashsale.authority import client
+from flashsale.authority.client import Authority
 from flashsale.authority.migrate import ROLES
 from flashsale.settings import mask_url
+from tests.patience import PATIENCE_MS, PATIENCE_SECONDS
 
 PASSWORDS = {role: secrets.token_hex(16) for role in ROLES}
 
@@ -71,6 +74,17 @@ async def execute(url: str, *statements: str) -> None:
             await connection.execute(statement)
     finally:
         await connection.close()
+
+
+async def patient(database: Database, size: int) -> Authority:
+    """The authority's client as the servers use it, but one that waits as long as a test does: for an answer on a machine
+    under load, and for a lock, so that PostgreSQL can tell a deadlock (after 1 s) from a queue.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client, "CONNECT_SECONDS", PATIENCE_SECONDS)
+        patch.setitem(client._SETTINGS, "lock_timeout", str(PATIENCE_MS))
+        patch.setitem(client._SETTINGS, "statement_timeout", str(PATIENCE_MS))
+        return await Authority.connect(database.app_url, size, call_s=PATIENCE_SECONDS)
 
 
 async def make_database(template: str) -> Database:

@@ -5,11 +5,11 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
-
 from flashsale.contract import wire
 from tests.contract.drivers import HttpDriver
 from tests.contract.script import Wish
+from tests.patience import PATIENCE_SECONDS
+from tests.sessions import AS_IT_COMES
 from tests.stages import Stage
 
 
@@ -37,37 +37,37 @@ class Shopper:
         self.purchase = shop.purchase(who, who)
         self.path = f"{wire.PURCHASES_PATH}/{self.purchase}"
 
-    async def buy(self, server: str, **headers: str) -> Answer:
-        """POST; header names with _ for -."""
+    async def buy(self, server: str, *, hasty: bool = False, **headers: str) -> Answer:
+        """POST; header names with _ for -. Who is ``hasty`` takes the first answer, and nobody else a 503."""
         body = {"items": [{"sku": self.shop.own(sku), "quantity": quantity} for sku, quantity in self.wish.lines]}
         named = {wire.KEY_HEADER: self.shop.key(self.wish.key), **_named(headers)}
-        return await self._ask("POST", server + wire.PURCHASES_PATH, named, body)
+        return await self._ask("POST", server + wire.PURCHASES_PATH, named, body, hasty=hasty)
 
-    async def settled(self, server: str, within_s: float = 40.0, **headers: str) -> Answer:
-        """Send this key until its verdict is heard: a late confirm is 503, a late decision 202, and neither the end."""
-        async with asyncio.timeout(within_s):
-            while (answer := await self.buy(server, Prefer="wait=5", **headers)).status in {202, 503}:
+    async def settled(self, server: str, **headers: str) -> Answer:
+        """Send this key until its verdict is heard: a decision that is late is 202, and not the end."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while (answer := await self.buy(server, hasty=False, Prefer="wait=5", **headers)).status == 202:
                 await asyncio.sleep(0.05)
         return answer
 
-    async def look(self, server: str, **headers: str) -> Answer:
-        """GET the purchase."""
-        return await self._ask("GET", server + self.path, _named(headers), None)
+    async def look(self, server: str, *, hasty: bool = False, **headers: str) -> Answer:
+        """GET the purchase; as above."""
+        return await self._ask("GET", server + self.path, _named(headers), None, hasty=hasty)
 
-    async def decided(self, server: str, receipt: str, within_s: float = 20.0) -> Answer:
+    async def decided(self, server: str, receipt: str) -> Answer:
         """What became of a queued attempt; fails when it stays undecided."""
-        async with asyncio.timeout(within_s):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while True:
                 answer = await self.look(server, Receipt=receipt, Prefer="wait=2")
-                if answer.status != 503 and answer.body.get("state") != "QUEUED":
+                if answer.body.get("state") != "QUEUED":
                     return answer
                 await asyncio.sleep(0.05)
 
-    async def _ask(self, method: str, url: str, headers: dict[str, str], body: object) -> Answer:
+    async def _ask(self, method: str, url: str, headers: dict[str, str], body: object, *, hasty: bool) -> Answer:
         began = time.perf_counter()
         headers |= {wire.BUYER_HEADER: self.shop.own(self.wish.who)}
         async with self.shop.session.request(
-            method, url, headers=headers, json=body, timeout=aiohttp.ClientTimeout(total=30)
+            method, url, headers=headers, json=body, middlewares=AS_IT_COMES if hasty else None
         ) as answer:
             return Answer(answer.status, await answer.json(content_type=None), time.perf_counter() - began)
 

@@ -18,9 +18,8 @@ from flashsale.settings import REPOSITORY
 from flashsale.stack.processes import dies_with_us, port_is_free
 from flashsale.stack.roles import ROLE_BY_NAME
 from tests.databases import worker
+from tests.patience import PATIENCE_SECONDS
 
-READY_SECONDS = 60.0  # a process that dies is noticed at once
-STOP_SECONDS = 30.0  # a drain takes five
 PORT_FIRST, PORTS = 10_000, 2_500  # of each of four workers, below the launcher's and below the kernel's source ports
 JWT_SECRET = "a secret that only the tests know, long enough".replace(" ", "-")
 
@@ -65,20 +64,38 @@ class Process:
 
     async def start(self) -> Self:
         """Start, or start again, and wait until it says it is ready. Fails with its log."""
+        await self.spawn()
+        await self.ready()
+        return self
+
+    async def spawn(self) -> None:
+        """Start, or start again; when it will be ready is not for it to say."""
         self.ended = None
         with self.log.open("ab") as log:
             self.child = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", self.module, env=self._environment, stdout=log, stderr=log,
                 preexec_fn=dies_with_us(signal.SIGKILL),
             )  # fmt: skip
+
+    async def ready(self) -> None:
+        """Wait until it says it is ready. Fails with its log."""
         async with aiohttp.ClientSession() as session:
             try:
-                async with asyncio.timeout(READY_SECONDS):
-                    while not await self._is_ready(session):
+                async with asyncio.timeout(2 * PATIENCE_SECONDS):  # who dies is noticed at once
+                    while not await self.is_ready(session):
                         await asyncio.sleep(0.05)
             except TimeoutError:
                 raise AssertionError(f"{self.module} is not ready:\n{self.log.read_text()}") from None
-        return self
+
+    async def is_ready(self, session: aiohttp.ClientSession) -> bool:
+        """Does it say so? Fails with its log if it has ended."""
+        assert self.child is not None
+        assert self.child.returncode is None, f"{self.module} ended at its start:\n{self.log.read_text()}"
+        try:
+            async with session.get(f"http://127.0.0.1:{self.ops_port}/readyz") as answer:
+                return answer.status == 200
+        except aiohttp.ClientError:
+            return False
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to this process and no other."""
@@ -93,7 +110,7 @@ class Process:
         if self.child.returncode is None:
             self.child.send_signal(number)
         try:
-            async with asyncio.timeout(STOP_SECONDS):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 self.ended = await self.child.wait()
         except TimeoutError:
             self.child.kill()
@@ -104,15 +121,6 @@ class Process:
         assert "Traceback" not in logged, logged
         assert '"level": "error"' not in logged, logged
         return self.ended
-
-    async def _is_ready(self, session: aiohttp.ClientSession) -> bool:
-        assert self.child is not None
-        assert self.child.returncode is None, f"{self.module} ended at its start:\n{self.log.read_text()}"
-        try:
-            async with session.get(f"http://127.0.0.1:{self.ops_port}/readyz") as answer:
-                return answer.status == 200
-        except aiohttp.ClientError:
-            return False
 
 
 @contextlib.asynccontextmanager

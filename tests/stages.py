@@ -10,11 +10,11 @@ import asyncpg
 from redis.asyncio import Redis
 
 from flashsale.authority.client import Authority
-from tests.databases import Address, Database, drop_database, given, make_database
+from tests.databases import Address, Database, drop_database, given, make_database, patient
+from tests.patience import PATIENCE_SECONDS
 from tests.queues import drop_queues
 from tests.servers import JWT_SECRET, Process, running
-
-GATE_SECONDS = 30.0
+from tests.sessions import patient_session
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Stage:
 
     async def gate_opens(self, *sales: str) -> None:
         """Wait until upkeep has given these sales a gate; until then PostgreSQL decides alone."""
-        async with asyncio.timeout(GATE_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while await self.redis.exists(*(f"{{{sale}}}:gate" for sale in sales)) < len(sales):
                 await asyncio.sleep(0.02)
 
@@ -79,13 +79,13 @@ async def staged(
         roles += ["checkout"] * workers + ["gevent_rabbit"] * queued_servers
     async with contextlib.AsyncExitStack() as stack:  # closed whatever happens, or the next test is blamed for it
         stack.push_async_callback(drop_database, database)
-        authority = await Authority.connect(database.app_url, 4)
+        authority = await patient(database, 4)
         stack.push_async_callback(authority.close)
         owner = await asyncpg.connect(database.owner_url)
         stack.push_async_callback(owner.close)
         redis = Redis.from_url(given("FLASH_TEST_REDIS_URL"))  # not the processes' way, which may be led through faults
         stack.push_async_callback(redis.aclose)
-        session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
+        session = await stack.enter_async_context(patient_session())
         upkeep, *others = await stack.enter_async_context(running(roles, environment))
         fronts = [process for process in others if process.role != "checkout"]
         behind = [process for process in others if process.role == "checkout"]

@@ -11,8 +11,7 @@ from typing import Any
 import aiohttp
 
 from flashsale.stream import wire
-
-PATIENCE_SECONDS = 20.0  # far beyond what anything here takes
+from tests.patience import PATIENCE_SECONDS
 
 
 @dataclass
@@ -86,7 +85,7 @@ async def viewing(
 ) -> AsyncIterator[Viewer]:
     """Watch ``skus`` while inside. Whatever the status is, it is there when this enters."""
     viewer = Viewer()
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=PATIENCE_SECONDS)
     connector = aiohttp.TCPConnector(local_addr=(address, 0))
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         url = f"{server}{wire.PATH}?sku={','.join(skus)}{query}"

@@ -18,11 +18,12 @@ from flashsale.contract.verdict import ANSWERS, PRECEDENCE, Verdict
 from flashsale.contract.wire import KEY_PATTERN, TRIES_MAX
 from flashsale.stream.wire import SKUS_MAX
 from flashsale.web import FILES, PAGE, STATIC_PATH
-from tests.browsers import WAIT_MS, chromium
+from tests.browsers import chromium
+from tests.patience import PATIENCE_MS, PATIENCE_SECONDS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-expect.set_options(timeout=WAIT_MS)
+expect.set_options(timeout=PATIENCE_MS)
 
 URL = "http://page.test/"
 MODULES = ("announcer", "clock", "feed", "identity", "store", "wire", "wish", "words")
@@ -124,7 +125,7 @@ class PlayedShop:
         return page
 
     async def next(self) -> Asked:
-        async with asyncio.timeout(WAIT_MS / 1000):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             return await self.asked.get()
 
     async def serve(self, route: Route) -> None:
@@ -150,7 +151,7 @@ class PlayedShop:
 async def shop(browser: Browser) -> AsyncIterator[PlayedShop]:
     """Nobody has bought yet."""
     context = await browser.new_context(locale="en-GB")
-    context.set_default_timeout(WAIT_MS)
+    context.set_default_timeout(PATIENCE_MS)
     await context.add_init_script(STREAM)
     played = PlayedShop(context)
     await context.route("**/*", played.serve)
@@ -665,7 +666,7 @@ async def test_a_device_that_slept_asks_anew_and_shows_nothing_of_before_as_live
             Date.now = () => awake() + 3600_000;
         })"""
     )
-    async with asyncio.timeout(WAIT_MS / 1000):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while await page.evaluate("streams.length") < 2:
             await asyncio.sleep(0.05)
     assert await page.evaluate("streams[0].readyState") == 2

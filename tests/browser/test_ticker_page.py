@@ -14,10 +14,11 @@ import pytest
 from playwright.async_api import Browser, Locator, Page, Request, expect
 
 from flashsale.identity import mint
-from tests.browsers import PHONE, WAIT_MS, chromium, visit
+from tests.browsers import PHONE, chromium, visit
 from tests.contract.drivers import HttpDriver
 from tests.contract.script import Wish
 from tests.databases import given
+from tests.patience import PATIENCE_MS, PATIENCE_SECONDS
 from tests.queues import empty_payments
 from tests.servers import JWT_SECRET, Process
 from tests.stages import Stage, staged
@@ -27,7 +28,7 @@ UNITS = 20
 LIMIT = 5
 LONG_NAME = "A sneaker with a name that would not end within the width of any telephone"
 
-expect.set_options(timeout=WAIT_MS)
+expect.set_options(timeout=PATIENCE_MS)
 
 # Every other state of the badge from now on.
 RECORD_KINDS = """() => {
@@ -64,7 +65,7 @@ class Shop:
 
     async def states(self, *expected: str) -> None:
         """Wait until the browser's purchases are these."""
-        async with asyncio.timeout(WAIT_MS / 1000):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while sorted(row["state"] for row in await self.rows()) != sorted(expected):
                 await asyncio.sleep(0.05)
 

@@ -32,7 +32,8 @@ from flashsale.proof.evidence import EvidenceError, read_told
 from flashsale.proof.invariants import INVARIANTS, RULES, Rule
 from flashsale.proof.stores import Journal, StoreUnreachableError, read_books
 from flashsale.queued import topology
-from tests.databases import Database, drop_database, execute, given, make_database
+from tests.databases import Database, drop_database, execute, given, make_database, patient
+from tests.patience import PATIENCE_SECONDS
 from tests.queues import empty_all
 
 OPENING = 5
@@ -58,7 +59,7 @@ async def sell(database: Database) -> Sold:
     sale = f"audited-{uuid.uuid4().hex[:8]}"
     sku = f"{sale}-shoe"
     now = datetime.now(UTC)
-    authority = await Authority.connect(database.app_url, size=1)
+    authority = await patient(database, size=1)
     await authority.create_sale(
         sale, merchant="m", name="m", opens=now - timedelta(hours=1), closes=now + timedelta(hours=1),
         buyer_limit=2, hold_seconds=600, currency="EUR",
@@ -298,7 +299,7 @@ class Audited:
         urls = ["--postgres", self.sold.database.auditor_url, "--redis", self.redis_url, "--sale", self.sold.sale]
         return subprocess.run(
             [sys.executable, "-m", "flashsale.proof.auditor", *urls, *more],
-            env={"PYTHONPATH": "src:."}, capture_output=True, text=True, timeout=60, check=False,
+            env={"PYTHONPATH": "src:."}, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False,
         )  # fmt: skip
 
 
@@ -431,7 +432,7 @@ class Bazaar:
         await self._redis.delete(f"{{{self.sold.sale}}}:gate")
 
     async def audit(self, redis_url: str) -> auditor.Report:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             return await audit(self.sold.database.auditor_url, redis_url)
 
 

@@ -19,8 +19,7 @@ from flashsale.proof.watch import PAUSE_S_MIN, WATCHED_RULES, Watch
 from flashsale.stack.processes import free_port
 from tests.contract.test_auditor import Sold, sell
 from tests.databases import Database, execute
-
-READY_S = 30.0
+from tests.patience import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -104,13 +103,13 @@ async def on_watch(sold: Sold, redis_url: str, **more: str) -> AsyncIterator[aio
     }
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "flashsale.proof", env=environment | more)
     try:
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session, asyncio.timeout(READY_S):
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session, asyncio.timeout(PATIENCE_SECONDS):
             while not await _is_ready(session):
                 await asyncio.sleep(0.1)
             yield session
     finally:
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), READY_S) == 0
+        assert await asyncio.wait_for(process.wait(), PATIENCE_SECONDS) == 0
 
 
 async def _is_ready(session: aiohttp.ClientSession) -> bool:

@@ -14,7 +14,7 @@ from flashsale.proof.stores import read_books, reading
 from flashsale.stack import backup
 from flashsale.stack.exits import StackError
 from tests.contract.test_events import Scene
-from tests.databases import PASSWORDS, Database, drop_database, execute, make_database
+from tests.databases import PASSWORDS, Database, drop_database, execute, make_database, patient
 
 CONTINUOUS = [rule for rule in RULES if not rule.at_rest]  # events may still wait to be told
 
@@ -67,7 +67,7 @@ async def test_what_comes_back_is_what_was_written(played: Database, other: Data
     assert await contents(other.owner_url) == await contents(played.owner_url)
     async with reading(other.auditor_url) as connection:  # the roles may do what they could
         assert not [tally for tally in (await read_books(connection, None, CONTINUOUS)).tallies if tally.number]
-    again = await Authority.connect(other.app_url, 1)
+    again = await patient(other, 1)
     assert await again.lease_outbox(1, LEASE) == []
     await again.restock("a", 1)
     (event,) = await again.lease_outbox(9, LEASE)
@@ -96,7 +96,7 @@ async def test_a_gate_made_after_the_backup_is_not_believed(
     backup.extract(tmp_path / "dump", tmp_path / "sql")
     later = {sale: [(await authority.raise_epoch(sale, 0)).epoch for _ in range(3)] for sale in "stu"}
     backup.load(other.owner_url, tmp_path / "sql")
-    restored = await Authority.connect(other.app_url, 1)
+    restored = await patient(other, 1)
     sales = {sale.sale: sale.epoch for sale in await restored.live_sales()}
     await restored.close()
     assert sales.keys() == later.keys()

@@ -172,7 +172,7 @@ async def shop(template: str, redis_url: str) -> AsyncIterator[Shop]:
         driver = HttpDriver(stage.authority, stage.owner, stage.session, stage.urls)
         await driver.open("s", {"a": 5}, 2)
         await driver.open("t", {"z": 5}, 2)
-        made = Shop(stage, driver.own("a"), driver.own("z"), identity.mint(JWT_SECRET, "ana", "buyer", 600))
+        made = Shop(stage, driver.own("a"), driver.own("z"), identity.mint(JWT_SECRET, "ana", "buyer", LIFETIME_S))
         await stage.gate_opens(driver.own("s"), driver.own("t"))
         yield made
 
@@ -317,7 +317,7 @@ async def test_bytes_that_are_no_header_are_refused_and_not_written_down(
 async def test_another_buyer_s_purchase_does_not_exist(shop: Shop, backend: str) -> None:
     await post(shop, Case(201, "", ""), backend)
     path = f"{wire.PURCHASES_PATH}/{wire.purchase_id('ana', KEY)}"
-    token = identity.mint(JWT_SECRET, "ben", "buyer", 60)
+    token = identity.mint(JWT_SECRET, "ben", "buyer", LIFETIME_S)
     for method, suffix in (("GET", ""), ("POST", "/cancel")):
         for bearer, status in ((token, 404), (shop.token, 200)):
             url = shop.stage.urls_of(backend)[0] + path + suffix

@@ -26,6 +26,7 @@ from flashsale.proof.stores import StoreUnreachableError
 from flashsale.settings import Settings
 from tests.contract.test_auditor import Sold, sell
 from tests.databases import Database, execute
+from tests.patience import PATIENCE_SECONDS
 
 AWAY = "postgresql://nobody@127.0.0.1:1/none"
 
@@ -53,7 +54,7 @@ def command(url: str, redis_url: str, *arguments: str) -> subprocess.CompletedPr
     }
     return subprocess.run(
         [sys.executable, "-m", "flashsale.proof.certificate", *arguments],
-        env=environment, capture_output=True, text=True, timeout=60, check=False,
+        env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False,
     )  # fmt: skip
 
 

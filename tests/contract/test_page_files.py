@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 
 from flashsale.web import FILES, PAGE, PAGE_PATH, STATIC_PATH
+from tests.patience import PATIENCE_SECONDS
 from tests.stages import Stage, staged
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -79,5 +80,5 @@ async def test_nothing_else_can_be_had(url: str, path: str) -> None:
 
 async def test_the_page_is_read_and_not_written(stage: Stage, url: str) -> None:
     for path in (PAGE_PATH, f"{STATIC_PATH}/{PAGE}"):
-        async with stage.session.post(url + path, timeout=aiohttp.ClientTimeout(total=10)) as answer:
+        async with stage.session.post(url + path, timeout=aiohttp.ClientTimeout(total=PATIENCE_SECONDS)) as answer:
             assert (answer.status, answer.headers["Allow"]) == (405, "GET,HEAD")

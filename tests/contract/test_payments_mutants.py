@@ -9,7 +9,7 @@ import pytest
 
 from flashsale.authority.client import Authority, AuthorityUnavailable, BadBatch
 from tests.contract import test_payments as traps
-from tests.contract.test_reserve_batch_mutants import mutate
+from tests.contract.test_reserve_batch_mutants import SHOWS_SECONDS, mutate
 from tests.databases import Database, drop_database, make_database
 
 # What is replaced, and by what.
@@ -321,6 +321,7 @@ async def test_without_a_mutation_every_trap_comes_out(authority: Authority, own
 
 @pytest.mark.parametrize("guard", GUARDS)
 async def test_a_missing_guard_is_noticed(authority: Authority, owner: asyncpg.Connection, guard: str) -> None:
+    authority.call_s = SHOWS_SECONDS
     first = [trap for trap, guards in NOTICED_BY.items() if guard in guards]
     async with mutated(owner, GUARDS[guard]):
         with pytest.raises(NOTICED):

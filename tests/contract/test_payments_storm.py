@@ -13,8 +13,8 @@ import pytest
 
 from flashsale.authority.client import Attempt, Authority, Told
 from flashsale.contract.wire import Cart, Line, purchase_id
-from tests.contract.test_storm import CALM_S, patient
-from tests.databases import Database
+from tests.contract.test_storm import CALM_S
+from tests.databases import Database, patient
 
 SKUS = ["a", "b", "c"]
 BUYERS = [f"buyer{number}" for number in range(30)]

@@ -11,9 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from flashsale.contract import wire
 from tests.contract.drivers import HttpDriver
+from tests.patience import PATIENCE_SECONDS
 from tests.stages import Stage, staged
-
-WITHIN_SECONDS = 20.0
 
 
 class Shop(NamedTuple):
@@ -55,7 +54,7 @@ class Shop(NamedTuple):
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     """Ask until it is so."""
-    async with asyncio.timeout(WITHIN_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not await condition():
             await asyncio.sleep(0.02)
 

@@ -16,6 +16,7 @@ from flashsale.proof.repair import RepairError, apply, digest_of, propose
 from flashsale.settings import Settings
 from tests.contract.test_auditor import MOVED, UNCHECKED, Sold, sell
 from tests.databases import Database, execute
+from tests.patience import PATIENCE_SECONDS
 
 OVER = ("UPDATE flash.sale SET state = 'ENDED'", "UPDATE flash.stock SET state = 'ENDED'")
 BY_HAND = "SET session_replication_role = replica"  # no trigger: what is done by hand tells nobody
@@ -209,7 +210,7 @@ async def test_the_command_says_what_it_did_as_json(sold: Sold, redis_url: str, 
     def command(*words: str) -> tuple[int, dict[str, Any]]:
         done = subprocess.run(
             [sys.executable, "-m", "flashsale.proof.repair", *words, "--json"],
-            env=environment, capture_output=True, text=True, timeout=60, check=False,
+            env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False,
         )  # fmt: skip
         return done.returncode, json.loads(done.stdout)
 

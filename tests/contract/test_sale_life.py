@@ -20,12 +20,12 @@ from flashsale.contract.wire import Cart, Line, purchase_id
 from flashsale.operate import sale
 from flashsale.operate.context import Context, OperationError
 from tests.contract.test_reserve_batch_mutants import mutate
-from tests.contract.test_storm import books_are_right, patient
-from tests.databases import Database
+from tests.contract.test_storm import books_are_right
+from tests.databases import Database, patient
+from tests.patience import PATIENCE_SECONDS
 
 LATER, LATER_STILL = "2099-01-01T00:00:00Z", "2099-01-02T00:00:00+01:00"
 WHY = ("--reason", "a test", "--operator", "ana")
-OPENED_WITHIN_S = 30.0
 NEW = ("create", "s", "--merchant", "m", "--name", "Sale", "--limit", "2", "--hold-seconds", "60", "--closes", LATER)
 
 
@@ -97,7 +97,7 @@ async def test_a_scheduled_sale_opens_by_itself(authority: Authority, flash_sale
     await flash_sale("add-item", "s", "a", "--name", "Shoe", "--price-minor", "100", "--units", "2")
     await flash_sale("pause", "s")
     await flash_sale("schedule", "s", "--opens", opens.isoformat())
-    async with asyncio.timeout(OPENED_WITHIN_S):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while await verdict_of(authority, "ana", "a") is not Verdict.HELD:
             await asyncio.sleep(0.05)
     assert datetime.now(UTC) >= opens
@@ -259,7 +259,7 @@ async def test_a_missing_guard_is_noticed(
 ) -> None:
     old, new, trap = MUTANTS[guard]
     await mutate(owner, old, new)
-    monkeypatch.setattr(sys.modules[__name__], "OPENED_WITHIN_S", 5.0)  # a trap that waits in vain has noticed
+    monkeypatch.setattr(sys.modules[__name__], "PATIENCE_SECONDS", 5.0)  # a trap that waits in vain has noticed
     with pytest.raises((AssertionError, OperationError, TimeoutError, pytest.fail.Exception)):
         await trap(authority, flash_sale)
 
@@ -311,7 +311,7 @@ async def test_after_an_acknowledged_pause_or_end_no_later_seq_is_a_hold(
                 rows = await owner.fetch("SELECT sku, seq FROM stock WHERE sale_id = $1", name)
                 acknowledged.extend((row["sku"], row["seq"], word) for row in rows)
                 refused = seen[Verdict.SALE_NOT_OPEN]
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(PATIENCE_SECONDS):
                     while seen[Verdict.SALE_NOT_OPEN] == refused:  # it was felt
                         await asyncio.sleep(0.002)
                 if word == "sale.pause":

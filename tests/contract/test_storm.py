@@ -14,16 +14,14 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 
-from flashsale.authority import client
 from flashsale.authority.client import Attempt, Authority, Told
 from flashsale.contract.wire import Cart, Line, purchase_id
-from tests.databases import Database
+from tests.databases import Database, patient
 
 SKUS = ["a", "b", "c", "d"]
 BUYERS = [f"buyer{number}" for number in range(40)]
 BATCH = 32
 BATCHERS, CANCELLERS = 3, 2
-PATIENCE_MS = 20_000
 DUEL_ROUNDS, DUELLISTS = 120, 32
 DUEL_SKUS = [f"sku{number}" for number in range(50)]
 STOCK = 30  # per SKU; the buyers' limits together ask for eight times as much
@@ -89,16 +87,6 @@ async def test_no_deadlock_in_a_storm(database: Database, storm_seconds: float) 
     seen = await storm(database, storm_seconds)
     for happened in WEATHER:
         assert seen[happened], f"the storm never saw {happened}: {seen}"
-
-
-async def patient(database: Database, size: int) -> Authority:
-    """An authority that waits long enough for PostgreSQL to tell a deadlock (after 1 s) from a queue on a busy machine."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(client._SETTINGS, "lock_timeout", str(PATIENCE_MS))
-        patch.setitem(client._SETTINGS, "statement_timeout", str(PATIENCE_MS))
-        authority = await Authority.connect(database.app_url, size, call_s=PATIENCE_MS / 1000)
-    assert await authority.pool.fetchval("SHOW lock_timeout") == f"{PATIENCE_MS // 1000}s"
-    return authority
 
 
 async def storm(database: Database, seconds: float) -> Counter[str]:

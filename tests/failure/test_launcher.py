@@ -24,8 +24,8 @@ from flashsale.stack.processes import Identity, free_port, port_is_free
 from flashsale.stack.running import running_stack
 from flashsale.stack.state import Instance
 from flashsale.stack.supervisor import CRASHES_MAX, ProcessSpec, Supervisor
+from tests.patience import PATIENCE_SECONDS
 
-WITHIN_S = 20.0
 SCENE = "scene"
 # A launcher of its own, so that it can be killed.
 LAUNCHER = """
@@ -45,6 +45,7 @@ sys.exit(_until_signalled(hold(sys.argv[1], sys.argv[2:])))
 # An operations port that is ready, and a child of its own that must not outlive it.
 ROLE = """
 import http.server, subprocess, sys
+
 subprocess.Popen(["sleep", "300"])
 class Ops(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -84,8 +85,8 @@ def role(port: int) -> ProcessSpec:
     )
 
 
-async def eventually(holds: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + WITHIN_S
+async def eventually(holds: Callable[[], bool], what: str, within_s: float = PATIENCE_SECONDS) -> None:
+    deadline = time.monotonic() + within_s
     while not holds():
         assert time.monotonic() < deadline, what
         await asyncio.sleep(0.02)
@@ -108,12 +109,14 @@ class Launcher:
             state = self.instance.read()
             return state.get("status") == "ready" and state["supervisor"]["pid"] == self.process.pid
 
-        await eventually(is_ready, "the services are ready")
+        await eventually(
+            is_ready, "the services are ready", 5 * PATIENCE_SECONDS
+        )  # installed, and started from nothing
         return {row["role"]: row for row in self.instance.read()["processes"]}
 
     def end(self, number: signal.Signals) -> int:
         self.process.send_signal(number)
-        return self.process.wait(WITHIN_S)
+        return self.process.wait(PATIENCE_SECONDS)
 
 
 def descendants(pid: int) -> list[Identity]:
@@ -160,7 +163,12 @@ async def test_a_role_that_is_killed_on_purpose_again_and_again_has_not_crashed(
             assert process.restarts == killed
 
 
-async def test_a_role_that_keeps_crashing_is_given_up_and_everything_ends(home: Path) -> None:
+async def test_a_role_that_keeps_crashing_is_given_up_and_everything_ends(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "flashsale.stack.supervisor.CRASH_WINDOW_S", 3600.0
+    )  # however long a slow machine takes to crash
     # It is ready exactly once, long enough to be seen, and then never starts again.
     port = free_port()
     flag = home / "once"
@@ -175,7 +183,7 @@ async def test_a_role_that_keeps_crashing_is_given_up_and_everything_ends(home: 
         async with Supervisor(Instance(home, SCENE), quiet) as supervisor:
             await supervisor.start(spec, role(other := free_port()))
             supervisor.kill("role")
-            await asyncio.sleep(WITHIN_S)
+            await asyncio.sleep(5 * PATIENCE_SECONDS)
     assert caught.value.code is Exit.FAILED
     assert port_is_free("127.0.0.1", other)
     assert Instance(home, SCENE).read()["status"] == "failed"
@@ -237,7 +245,7 @@ async def test_a_watch_over_the_logs_that_fails_is_not_silent(home: Path, monkey
     with pytest.raises(StackError, match="a bug"):  # noqa: PT012
         async with Supervisor(Instance(home, SCENE), quiet) as supervisor:
             await supervisor.start(spec)
-            await asyncio.sleep(WITHIN_S)
+            await asyncio.sleep(PATIENCE_SECONDS)
 
 
 async def _at_once() -> bool:
@@ -326,7 +334,7 @@ async def test_what_a_start_left_behind_is_ended_by_the_next(home: Path) -> None
         rows = [ours.record(), theirs.record() | {"started": theirs.started - 1}]
         instance.write({"processes": rows})
         async with Supervisor(instance, quiet):
-            assert left.wait(WITHIN_S) == -signal.SIGTERM
+            assert left.wait(PATIENCE_SECONDS) == -signal.SIGTERM
             assert theirs.alive
         stranger.kill()
 

@@ -18,9 +18,9 @@ from flashsale.stack.exits import StackError
 from flashsale.stack.running import Stack, running_stack
 from flashsale.upkeep.claim import REFUSED, ClaimKeeper
 from tests.databases import Database
+from tests.patience import PATIENCE_SECONDS
 from tests.servers import Process
 
-WITHIN_S = 10.0
 ROUNDS = 20
 CLAIMS = "SELECT pid FROM pg_stat_activity WHERE application_name = 'flashsale claim' AND datname = current_database()"
 
@@ -100,7 +100,7 @@ async def test_upkeep_lives_through_a_lost_claim_and_ends_with_one_line_when_it_
     try:
         (before,) = await owner.fetch(CLAIMS)
         await _end_claims(database)
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while await owner.fetch(CLAIMS) in ([], [before]):
                 await asyncio.sleep(0.02)
         assert upkeep.child.returncode is None
@@ -109,7 +109,7 @@ async def test_upkeep_lives_through_a_lost_claim_and_ends_with_one_line_when_it_
         await _end_claims(database)
         await owner.execute(f"SELECT pg_advisory_lock_shared({CLASS}, 1)")
         await owner.execute(f"SELECT pg_advisory_unlock({CLASS})")
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             assert await upkeep.child.wait() == 1
     finally:
         await owner.close()
@@ -129,7 +129,7 @@ async def _end_claims(database: Database) -> None:
 
 async def _until_nobody_claims(database: Database) -> None:
     owner = await asyncpg.connect(database.owner_url)
-    async with asyncio.timeout(WITHIN_S):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while await owner.fetch(CLAIMS):
             await asyncio.sleep(0.005)
     await owner.close()

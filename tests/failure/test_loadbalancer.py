@@ -40,13 +40,13 @@ async def test_events_come_as_they_are_sent_and_are_not_cut_by_the_response_time
         writer.close()
 
     server.answer = answer
-    async with balanced(server, LB_RESPONSE_TIMEOUT="2") as balancer:
+    async with balanced(server, LB_RESPONSE_TIMEOUT="4") as balancer:
         client = await balancer.client()
         client.writer.write(GET)
         head = await read_head(client.reader)
         assert head.fields["transfer-encoding"] == "chunked"
         assert await client.reader.readexactly(len(b"9\r\ndata: 1\n\n\r\n")) == b"9\r\ndata: 1\n\n\r\n"
-        await asyncio.sleep(3)  # longer than the timeout and a sweep
+        await asyncio.sleep(5)  # longer than the timeout and a sweep
         heard.set()
         assert (
             await client.reader.readexactly(len(b"9\r\ndata: 2\n\n\r\n0\r\n\r\n")) == b"9\r\ndata: 2\n\n\r\n0\r\n\r\n"

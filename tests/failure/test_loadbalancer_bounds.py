@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from flashsale.stream.hub import SEND_BYTES
-from tests.balanced import PATIENCE_SECONDS, Balancer, Client, Message, Upstream, balanced, ok
+from tests.balanced import Balancer, Client, Message, Upstream, balanced, ok
+from tests.patience import PATIENCE_SECONDS
 from tests.servers import free_port
 
 GET = b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n"
@@ -69,7 +70,7 @@ async def test_a_body_is_not_read_without_end_while_a_connection_is_made(full: s
 async def test_a_connection_that_is_not_made_in_time_is_tried_elsewhere(full: socket.socket) -> None:
     server = await Upstream("b").start()
     listed = f"a=127.0.0.1:{full.getsockname()[1]},b=127.0.0.1:{server.port}"
-    async with balanced(server, LB_SERVERS=listed, LB_CONNECT_TIMEOUT="1", LB_CHECK_INTERVAL="60") as balancer:
+    async with balanced(server, LB_SERVERS=listed, LB_CONNECT_TIMEOUT="3", LB_CHECK_INTERVAL="60") as balancer:
         assert [(await balancer.ask(GET)).body for _ in range(3)] == [b"b"] * 3
         assert await balancer.metric("loadbalancer_retries_total", server="a") > 0
 

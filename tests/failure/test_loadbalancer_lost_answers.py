@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.balanced import PROBLEM, Balancer, Message, Upstream, balanced, ok
+from tests.patience import PATIENCE_SECONDS
 
 GET = b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n"
 KEY = b"Idempotency-Key: 0123456789abcdef"
@@ -312,7 +313,7 @@ async def test_a_server_that_falls_silent_within_an_answer_of_known_length_is_gi
 
 
 async def _read_half(reader: asyncio.StreamReader, go: asyncio.Event) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await reader.readuntil(b"half")
         go.set()
         await reader.read()

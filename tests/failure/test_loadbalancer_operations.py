@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from flashsale.settings import REPOSITORY
-from tests.balanced import PATIENCE_SECONDS, Message, Upstream, balanced, ok
+from tests.balanced import Message, Upstream, balanced, ok
+from tests.patience import PATIENCE_SECONDS
 
 GET = b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n"
 

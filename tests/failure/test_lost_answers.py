@@ -7,10 +7,11 @@ import pytest
 
 from flashsale.contract import wire
 from tests.contract.drivers import COPY_SECONDS_MAX, HttpDriver
+from tests.patience import PATIENCE_SECONDS
+from tests.sessions import AS_IT_COMES
 from tests.stages import Stage, staged
 
 WINNERS = 1_000
-LATER_MAX = 25  # on a busy machine a batch may not come back in time; that promises nothing and says so
 AT_ONCE = 200  # connections; the point is the answers, not a connection storm
 
 
@@ -28,13 +29,14 @@ async def send(
     if retry:
         headers[wire.RETRY_HEADER] = "1"
     body = {"items": [{"sku": driver.own("a"), "quantity": quantity}]}
-    for _ in range(LATER_MAX):
-        async with stage.session.post(stage.urls[server] + wire.PURCHASES_PATH, json=body, headers=headers) as answer:
-            document = await answer.json(content_type=None)
-            if answer.status != 503:
-                break
-        await asyncio.sleep(0.2)
-    return answer.status, str(document.get("id") or document["verdict"])
+    url = stage.urls[server] + wire.PURCHASES_PATH
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            async with stage.session.post(url, json=body, headers=headers, middlewares=AS_IT_COMES) as answer:
+                document = await answer.json(content_type=None)
+                if answer.status != 503:
+                    return answer.status, str(document.get("id") or document["verdict"])
+            await asyncio.sleep(0.2)
 
 
 async def all_of(*sendings: object) -> list[tuple[int, str]]:
@@ -74,7 +76,7 @@ async def test_every_winner_finds_the_same_purchase_after_sell_out(stage: Stage,
     await driver.open("s", {"a": WINNERS}, 1)
     await stage.gate_opens(driver.own("s"))
     winners = [f"winner{number}" for number in range(WINNERS)]
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while without := await those_without(stage, driver, winners):  # a busy machine may answer "later", unheard
             for start in range(0, len(without), AT_ONCE):
                 sent = without[start : start + AT_ONCE]
@@ -102,7 +104,7 @@ async def test_a_wish_sent_many_times_at_once_is_one_purchase(stage: Stage) -> N
     await stage.gate_opens(driver.own("s"))
     answers = await all_of(*(send(stage, driver, n % 2, "ana", quantity=1 + n % 2) for n in range(100)))
     purchase = str(driver.purchase("ana", "ana"))
-    assert sum(answer == (201, purchase) for answer in answers) == 1
+    assert sum(answer == (201, purchase) for answer in answers) <= 1  # none: its first answer was to try later
     assert sum(answer == (200, purchase) for answer in answers) >= 1
     assert {answer for answer in answers if answer[0] not in {200, 201}} <= {(422, "key_reused")}
     assert await driver.available("a") in {48, 49}

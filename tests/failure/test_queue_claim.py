@@ -3,6 +3,7 @@
 import asyncio
 
 from tests.databases import drop_database, given, make_database
+from tests.patience import PATIENCE_SECONDS
 from tests.servers import JWT_SECRET, Process
 from tests.stages import staged
 
@@ -17,20 +18,17 @@ async def test_another_shop_is_refused_until_the_first_is_gone(template: str, re
         "FLASH_JWT_SECRET": JWT_SECRET,
     }
     newcomers = [Process(role, environment) for role in ("checkout", "gevent_rabbit")]
-    starting: list[asyncio.Task[Process]] = []
     try:
         async with staged(template, redis_url, servers=0, queued_servers=1) as stage:
-            starting = [asyncio.create_task(newcomer.start()) for newcomer in newcomers]
-            async with asyncio.timeout(40):
+            for newcomer in newcomers:
+                await newcomer.spawn()
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 while not all("another shop" in newcomer.log.read_text() for newcomer in newcomers):
                     await asyncio.sleep(0.05)
-            assert not any(task.done() for task in starting)  # neither ready, nor dead
+            assert not any([await newcomer.is_ready(stage.session) for newcomer in newcomers])  # and none is dead
             for process in (*stage.servers, *stage.workers):
                 await process.stop()
-            await asyncio.gather(*starting)
+            await asyncio.gather(*(newcomer.ready() for newcomer in newcomers))
     finally:
-        for task in starting:
-            task.cancel()
-        await asyncio.gather(*starting, return_exceptions=True)
         await asyncio.gather(*(newcomer.stop() for newcomer in newcomers if newcomer.child is not None))
         await drop_database(other)

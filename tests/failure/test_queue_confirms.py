@@ -7,12 +7,11 @@ import pytest
 
 from flashsale.queued import topology
 from tests.databases import given
+from tests.patience import PATIENCE_SECONDS
 from tests.proxy import proxied
 from tests.queued_shop import Shopper, metric, shop_on
 from tests.queues import broker, ready_messages
 from tests.stages import staged
-
-WITHIN_SECONDS = 10.0  # one second for the confirm, the rest for a busy machine; who hangs takes longer
 
 
 async def test_a_lost_confirm_is_503_and_the_same_key_finds_what_it_made(template: str, redis_url: str) -> None:
@@ -30,9 +29,8 @@ async def test_a_lost_confirm_is_503_and_the_same_key_finds_what_it_made(templat
         await shop.open("s", {"a": 5}, 2)
         ana = Shopper(shop, "ana")
         broker_way.swallows_replies = True
-        late = await ana.buy(stage.urls[0])
+        late = await ana.buy(stage.urls[0], hasty=True)
         assert (late.status, late.body["verdict"]) == (503, "try_later")
-        assert late.seconds < WITHIN_SECONDS
         broker_way.swallows_replies = False
         await broker_way.refuse()
         await broker_way.open()
@@ -46,7 +44,7 @@ async def test_a_message_that_no_queue_takes_is_503(template: str, redis_url: st
         await shop.open("s", {"a": 5}, 2)
         async with broker() as channel:
             await channel.queue_delete(topology.queue_of(shop.own("a")))
-        refused = await Shopper(shop, "ana").buy(stage.urls[0])
+        refused = await Shopper(shop, "ana").buy(stage.urls[0], hasty=True)
         assert (refused.status, refused.body["verdict"]) == (503, "try_later")
         assert await metric(stage, stage.servers[0].ops_port, 'flashsale_confirms_total{outcome="returned"}') == 1
 
@@ -62,7 +60,7 @@ async def test_a_full_shard_is_503_and_the_others_serve(template: str, redis_url
             filler = aio_pika.Message(b"filler", delivery_mode=topology.PERSISTENT)
             for _ in range(topology.SHARD_MESSAGES_MAX):
                 await channel.default_exchange.publish(filler, full)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while await ready_messages(full) < topology.SHARD_MESSAGES_MAX:
                 await asyncio.sleep(0.2)
         # the broker's bound may be overshot by a few, and no more

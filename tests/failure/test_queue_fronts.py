@@ -6,8 +6,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from flashsale.authority.green import CALL_SECONDS
 from flashsale.settings import REPOSITORY
 from tests.databases import PASSWORDS, given, url_for
+from tests.patience import PATIENCE_SECONDS
 from tests.proxy import proxied
 from tests.queued_shop import Shopper, shop_on
 from tests.servers import JWT_SECRET, Process
@@ -64,7 +66,7 @@ async def test_a_front_that_lost_its_poll_or_its_link_ends_and_is_replaced(
         await shop.open("s", {"a": 5}, 2)
         try:
             await front.start()
-            async with asyncio.timeout(40):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 while (log := front.log.read_text()).count('"server.started"') < 2:
                     await asyncio.sleep(0.1)
                 # 200: the worker that ended had taken it, and had not said so
@@ -95,7 +97,7 @@ async def test_a_decided_attempt_is_never_called_queued_again(template: str, red
             assert (await ana.decided(stage.urls[0], receipt)).body["state"] == "HELD"
             await postgres.refuse()
             for headers in ({}, {"Prefer": "wait=1"}):
-                looked = await ana.look(stage.urls[0], Receipt=receipt, **headers)
+                looked = await ana.look(stage.urls[0], hasty=True, Receipt=receipt, **headers)
                 assert (looked.status, looked.body["verdict"]) == (503, "try_later")
             await postgres.open()
 
@@ -105,8 +107,9 @@ async def test_connections_that_postgresql_ended_are_replaced_unseen(template: s
         shop = shop_on(stage)
         await shop.open("s", {"a": 5}, 2)
         for _ in range(3):
-            looks = [Shopper(shop, f"b{n}").look(stage.urls[0]) for n in range(20)]
-            assert {answer.status for answer in await asyncio.gather(*looks)} == {404}
+            looks = [Shopper(shop, f"b{n}").look(stage.urls[0], hasty=True) for n in range(20)]
+            # 503 is for who was kept waiting, as a slow machine does to anybody
+            assert not [a for a in await asyncio.gather(*looks) if a.status != 404 and a.seconds < CALL_SECONDS]
             await stage.owner.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'flash_app' "
                 "AND datname = current_database()"
@@ -128,7 +131,7 @@ async def test_a_waiter_sleeps_on_until_something_changed(template: str, redis_u
 async def _speak(server: Process, said: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(said)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         heard = await reader.read()
     writer.close()
     return heard

@@ -73,5 +73,5 @@ async def test_a_receipt_brings_back_what_the_broker_lost(template: str, redis_u
         # a refusal of this attempt stays; the key itself is not pinned to it
         assert (await ben.buy(stage.urls[0], Receipt=refused)).body["verdict"] == "sold_out"
         assert await shop.cancel("ana", "ana") == "CANCELLED"
-        assert (await ben.buy(stage.urls[0], Prefer="wait=20")).status == 201
+        assert (await ben.buy(stage.urls[0], Prefer="wait=30")).status == 201
         assert (await ben.look(stage.urls[0], Receipt=refused)).body["state"] == "HELD"

@@ -8,12 +8,17 @@ from typing import NamedTuple
 import aiohttp
 import pytest
 
+from flashsale.backends.asyncio_redis.dispatch import DECIDE_SECONDS
 from flashsale.contract import wire
 from tests.contract.drivers import HttpDriver
+from tests.patience import PATIENCE_SECONDS
+from tests.sessions import AS_IT_COMES
 from tests.stages import Stage, staged
 
-WAIT_SECONDS = 20
+WAIT_SECONDS = wire.WAIT_SECONDS_MAX
+UNITS = 100
 READERS = 400  # more than a server lets wait for its reading connections
+LAST = 20  # who buy at the very end
 
 
 class Place(NamedTuple):
@@ -25,38 +30,45 @@ class Place(NamedTuple):
 async def place(template: str, redis_url: str) -> AsyncIterator[Place]:
     async with staged(template, redis_url) as stage:
         driver = HttpDriver(stage.authority, stage.owner, stage.session, stage.urls)
-        await driver.open("s", {"a": 100}, 1)
+        await driver.open("s", {"a": UNITS}, 1)
         await stage.gate_opens(driver.own("s"))
         yield Place(stage, driver)
 
 
-async def buy(place: Place, who: str) -> int:
-    """The status of one POST."""
+async def buy(place: Place, who: str, *, hasty: bool = False) -> int:
+    """The status of one POST; of the first one for who is hasty."""
     headers = {wire.BUYER_HEADER: place.driver.own(who), wire.KEY_HEADER: place.driver.key(who)}
     body = {"items": [{"sku": place.driver.own("a"), "quantity": 1}]}
     url = place.stage.urls[0] + wire.PURCHASES_PATH
-    async with place.stage.session.post(url, json=body, headers=headers) as answer:
+    middlewares = AS_IT_COMES if hasty else None
+    async with place.stage.session.post(url, json=body, headers=headers, middlewares=middlewares) as answer:
         return answer.status
 
 
 async def test_a_flood_of_readers_does_not_stop_decisions(place: Place) -> None:
     until = time.monotonic() + 3
+    heard: set[int] = set()
 
-    async def read() -> set[int]:
-        heard = set()
-        while time.monotonic() < until:
-            async with place.stage.session.get(place.stage.urls[0] + wire.SALES_PATH) as answer:
+    def goes_on() -> bool:
+        """Three seconds, and on a slow machine until it was a flood."""
+        now = time.monotonic()
+        return now < until or (len(heard) < 2 and now < until + PATIENCE_SECONDS)
+
+    async def read() -> None:
+        while goes_on():
+            url = place.stage.urls[0] + wire.SALES_PATH
+            async with place.stage.session.get(url, middlewares=AS_IT_COMES) as answer:
                 heard.add(answer.status)
-        return heard
 
     reading = [asyncio.create_task(read()) for _ in range(READERS)]
-    bought: list[int] = []
-    while time.monotonic() < until:
-        bought.append(await buy(place, f"buyer-{len(bought)}"))
-    statuses = set().union(*await asyncio.gather(*reading))
-    assert statuses == {200, 503}, "the flood was none; more readers are needed"
-    assert set(bought[:100]) == {201}
-    assert "authority.down" not in place.stage.servers[0].log.read_text()
+    bought: list[tuple[int, float]] = []
+    while goes_on():
+        began = time.monotonic()
+        bought.append((await buy(place, f"buyer-{len(bought)}", hasty=True), time.monotonic() - began))
+    await asyncio.gather(*reading)
+    assert heard == {200, 503}, "the flood was none; more readers are needed"
+    # Who stands behind readers hears "later" at once. A machine under load makes somebody wait for it first.
+    assert next((seconds for status, seconds in bought[:UNITS] if status != 201), DECIDE_SECONDS) >= DECIDE_SECONDS
 
 
 async def test_a_server_that_is_told_to_stop_answers_what_it_was_asked(place: Place) -> None:
@@ -65,10 +77,21 @@ async def test_a_server_that_is_told_to_stop_answers_what_it_was_asked(place: Pl
         assert await buy(place, "before") == 201
         headers = {wire.BUYER_HEADER: place.driver.own("before"), "Prefer": f"wait={WAIT_SECONDS}"}
         waiting = asyncio.create_task(session.get(url, headers=headers).__aenter__())
-        buying = [asyncio.create_task(buy(place, f"last-{number}")) for number in range(20)]
-        await asyncio.sleep(0.05)
+        buying = [asyncio.create_task(buy(place, f"last-{number}")) for number in range(LAST)]
+        async with asyncio.timeout(PATIENCE_SECONDS):  # a stop before a request has come is a refused connection
+            while await come(place) < 1 + LAST:
+                await asyncio.sleep(0.001)
         began = time.monotonic()
         assert await place.stage.servers[0].stop() == 0
-        assert time.monotonic() - began < WAIT_SECONDS - 5, "it did not wait as long as its readers would"
+        assert time.monotonic() - began < WAIT_SECONDS - 1, "it did not wait as long as its readers would"
         assert (await waiting).status == 200
-        assert [await bought for bought in buying] == [201] * 20
+        assert [await bought for bought in buying] == [201] * LAST
+
+
+async def come(place: Place) -> float:
+    """How many attempts the server has read, answered or not."""
+    port = place.stage.servers[0].ops_port
+    async with place.stage.session.get(f"http://127.0.0.1:{port}/metrics") as answer:
+        lines = (await answer.text()).splitlines()
+    series = ("flashsale_attempts_total{", "flashsale_in_flight ")
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(series))

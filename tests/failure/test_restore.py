@@ -75,7 +75,7 @@ def test_a_backup_needs_a_shop_that_runs(settings: Settings, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 async def test_redis_and_rabbitmq_can_be_lost(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     code = await drill.run(settings, quiet, as_json=True)
     told = json.loads(capsys.readouterr().out)

@@ -12,9 +12,10 @@ from flashsale.settings import REPOSITORY
 from flashsale.stream import wakeup
 from tests.contract.test_stock_stream import BACKENDS, Shop, shop_of
 from tests.databases import PASSWORDS, given, url_for
+from tests.patience import PATIENCE_SECONDS
 from tests.proxy import Proxy, proxied
 from tests.stages import Stage, staged
-from tests.viewers import PATIENCE_SECONDS, Viewer, viewing
+from tests.viewers import Viewer, viewing
 
 
 class Place(NamedTuple):
@@ -59,14 +60,8 @@ async def test_stores_that_are_away_make_numbers_old_and_never_wrong(template: s
 
         # PostgreSQL: as_of stands still, beats do not
         place.postgres.freeze()
-        before = [len(viewer.of("beat")) for viewer in viewers]
-        for shop, viewer, heard in zip(shops, viewers, before, strict=True):
-            # six, for the first of them may have been on their way
-            await viewer.until(has_beaten(heard + 6), "beats")
-            beats = viewer.of("beat")[-3:]
-            assert len({beat["as_of"] for beat in beats}) == 1
-            assert len({beat["now"] for beat in beats}) == 3
-            assert age(beats[-1]) > age(beats[0]) > 1.0
+        for shop, viewer in zip(shops, viewers, strict=True):
+            await viewer.until(stands_still, "beats that grow older")  # some fresh ones may have been on their way
             # what this process knows is still shown, with its age; of what it does not know nothing is said
             async with viewing(shop.url, shop.a) as late:
                 await late.until(lambda late: late.of("snapshot"))
@@ -88,8 +83,10 @@ def logs(shop: Shop, event: str) -> Callable[[Viewer], bool]:
     return lambda _: event in shop.server.log.read_text()
 
 
-def has_beaten(times: int) -> Callable[[Viewer], bool]:
-    return lambda viewer: len(viewer.of("beat")) >= times
+def stands_still(viewer: Viewer) -> bool:
+    """Have the last three beats told of one reading, ever older?"""
+    beats = viewer.of("beat")[-3:]
+    return len({beat["as_of"] for beat in beats}) == 1 and age(beats[-1]) > age(beats[0]) > 1.0
 
 
 def age(told: dict[str, str]) -> float:
@@ -143,4 +140,6 @@ async def test_a_server_that_stops_says_bye_to_everybody_at_moments_of_their_own
                 assert viewer.events[-1].name == "bye"
                 assert viewer.events[-1].data == {}
             ends = sorted(viewer.ended or 0.0 for viewer in viewers)
-            assert ends[-1] - ends[0] > 0.5, "all at once"
+            assert ends[-1] - ends[0] > 0.1, (
+                "all at once"
+            )  # spread over three seconds, of which we may have slept through most

@@ -25,12 +25,12 @@ from flashsale.webhooks import consumer
 from flashsale.webhooks.consumer import DEAD, QUEUE, Consumer, declare, patterns
 from flashsale.webhooks.sender import Sender
 from tests.databases import given
+from tests.patience import PATIENCE_SECONDS
 from tests.queues import broker, ready_messages
 from tests.servers import free_port
 
 KEY = bytes(range(32))
 SECRET = "whsec_" + base64.b64encode(KEY).decode()
-WITHIN_S = 30.0
 CLOCKS_APART_S = 300
 AT_ONCE = (0.0, 0.0)
 
@@ -90,7 +90,7 @@ async def consuming(receiver: Receiver, *topics: str) -> AsyncIterator[None]:
         Consumer(given("FLASH_TEST_RABBITMQ_URL"), sender, topics or ("purchase.*",), AT_ONCE).run(ready.set)
     )
     try:
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await ready.wait()
         yield
     finally:
@@ -110,11 +110,11 @@ async def tell(topic: str, *bodies: bytes) -> None:
             message = aio_pika.Message(
                 each, content_type=events.CONTENT_TYPE, delivery_mode=aio_pika.DeliveryMode.PERSISTENT
             )
-            await exchange.publish(message, topic, mandatory=False, timeout=WITHIN_S)
+            await exchange.publish(message, topic, mandatory=False, timeout=PATIENCE_SECONDS)
 
 
 async def until(holds: Any) -> None:
-    async with asyncio.timeout(WITHIN_S):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not (await result if asyncio.iscoroutine(result := holds()) else result):
             await asyncio.sleep(0.02)
 
@@ -219,7 +219,7 @@ async def test_the_program_delivers_until_it_is_asked_to_stop(receiver: Receiver
     child = await asyncio.create_subprocess_exec(*arguments, env=environment(), stdout=asyncio.subprocess.PIPE)
     try:
         assert child.stdout is not None
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             assert b"webhooks.consuming" in await child.stdout.readline()
         await tell("sale.ended", body("1"))
         await until(lambda: "1" in receiver.taken)
@@ -239,7 +239,12 @@ async def test_the_program_delivers_until_it_is_asked_to_stop(receiver: Receiver
 def test_the_program_refuses_what_is_unsafe(secret: Path, url: str, text: str, told: str) -> None:
     secret.write_text(text, encoding="ascii")
     done = subprocess.run(
-        program(secret, "--url", url), env=environment(), capture_output=True, text=True, timeout=WITHIN_S, check=False
+        program(secret, "--url", url),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
     )
     assert done.returncode == 2
     assert told in done.stderr

@@ -30,6 +30,7 @@ from flashsale.stack.services import OTHER_ROLES, OWNER_ROLE
 from flashsale.stack.state import Instance
 from flashsale.stack.supervisor import ProcessSpec
 from loadbalancer.config import Config
+from tests.patience import PATIENCE_SECONDS
 
 COMPOSE: dict[str, Any] = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -93,7 +94,7 @@ def secrets() -> dict[str, str]:
 def host_environment(**environ: str) -> dict[str, str]:
     script = f"set -a; . {shlex.quote(str(HOST_ENVIRONMENT))}; env -0"
     done = subprocess.run(
-        ["/bin/sh", "-c", script], env=environ, capture_output=True, text=True, timeout=30, check=True
+        ["/bin/sh", "-c", script], env=environ, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
     )
     return dict(line.split("=", 1) for line in done.stdout.split("\0") if line.startswith(PREFIXES))
 

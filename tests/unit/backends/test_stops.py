@@ -12,9 +12,9 @@ from flashsale.authority.client import CALL_SECONDS, Authority, AuthorityUnavail
 from flashsale.backends.asyncio_redis import app
 from flashsale.backends.asyncio_redis.watch import Watch
 from flashsale.settings import Settings
+from tests.patience import PATIENCE_SECONDS
 
-WAIT_SECONDS = 30.0
-AT_ONCE_SECONDS = 10.0  # far from the wait, and long for a busy machine
+WAIT_SECONDS = 10 * PATIENCE_SECONDS  # so that whoever is answered within a test's patience did not wait in vain
 
 Wait = Callable[[Watch], Awaitable[None]]
 both_waits = pytest.mark.parametrize(
@@ -46,7 +46,7 @@ class Quiet(Authority):
 async def test_a_stop_answers_who_waits(wait: Wait) -> None:
     authority = Quiet()
     watch = Watch(authority)
-    async with asyncio.timeout(AT_ONCE_SECONDS), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(PATIENCE_SECONDS), asyncio.TaskGroup() as group:
         group.create_task(wait(watch))  # type: ignore[arg-type]
         while not authority.asked:
             await asyncio.sleep(0.01)
@@ -58,7 +58,7 @@ async def test_who_comes_to_wait_during_a_stop_is_answered_at_once_and_nothing_i
     authority = Quiet()
     watch = Watch(authority)
     watch.close()
-    async with asyncio.timeout(AT_ONCE_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await wait(watch)
     assert not authority.asked
 
@@ -92,6 +92,6 @@ async def test_a_stop_before_postgresql_has_answered_closes_what_is_open(
     for name, value in {"until": until, "opened": 0, "closed": 0}.items():
         monkeypatch.setattr(Pools, name, value)
     monkeypatch.setattr(app, "Authority", Pools)
-    async with asyncio.timeout(AT_ONCE_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await app.serve(Settings.load({}))
     assert (Pools.opened, Pools.closed) == (until, until)

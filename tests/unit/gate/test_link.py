@@ -11,10 +11,10 @@ import uvloop
 from flashsale.gate import link as link_module
 from flashsale.gate.client import Gate
 from flashsale.gate.link import GateDamaged, GateUnavailable, Link
+from tests.patience import PATIENCE_SECONDS
 
 SCRIPTS = {"echo": "return ARGV[1]"}
 DEADLINE_SECONDS = 0.2
-PATIENCE_SECONDS = 20.0
 
 
 class FakeRedis:

@@ -12,6 +12,7 @@ from aiohttp import web
 from benchmarks.load import viewers
 from benchmarks.load.connections import Target
 from benchmarks.load.viewers import FRAME_BYTES_MAX, Event, Frames, Viewers
+from tests.patience import PATIENCE_SECONDS
 
 STREAM = (
     b"retry: 1500\n\n"
@@ -54,7 +55,7 @@ async def shown(*connections: bytes) -> AsyncIterator[tuple[Target, list[str | N
         await response.prepare(request)
         await response.write(connections[min(len(asked), len(connections)) - 1])
         if len(asked) >= len(connections):
-            await asyncio.sleep(60)
+            await asyncio.sleep(3600)
         return response
 
     app = web.Application()
@@ -68,7 +69,7 @@ async def shown(*connections: bytes) -> AsyncIterator[tuple[Target, list[str | N
 
 
 async def seen(watchers: Viewers, what: str, times: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while watchers.result()["seen"].get(what, 0) < times:
             await asyncio.sleep(0.01)
 
@@ -103,7 +104,7 @@ async def test_who_was_not_shown_the_newest_number_is_behind() -> None:
 
 
 async def test_silence_counts_as_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(viewers, "SILENCE_SECONDS_MAX", 0.1)
+    monkeypatch.setattr(viewers, "SILENCE_SECONDS_MAX", 1.0)  # longer than the first word takes
     async with shown(stock(1, 9)) as (target, asked):
         watchers = Viewers([target], "hat", 1)
         async with watchers.watching():

@@ -8,6 +8,7 @@ import pytest
 from flashsale.contract.wire import WAIT_SECONDS_MAX
 from flashsale.settings import REPOSITORY
 from loadbalancer.config import TABLE, Address, Config, ConfigError, usage
+from tests.patience import PATIENCE_SECONDS
 
 GIVEN = {"LB_SERVERS": "127.0.0.1:8080"}
 
@@ -109,7 +110,7 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
     )
 
 

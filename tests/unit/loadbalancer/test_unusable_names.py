@@ -7,6 +7,7 @@ from loadbalancer.metrics import Totals
 from loadbalancer.probe import check
 from loadbalancer.proxy import Proxy
 from loadbalancer.servers import Farm, Server
+from tests.patience import PATIENCE_SECONDS
 
 UNUSABLE = Address("a", "a..b", 80, 1)
 CONFIG = replace(Config.load({"LB_SERVERS": "127.0.0.1:80"}), servers=(UNUSABLE,))
@@ -32,7 +33,7 @@ async def test_a_connection_to_it_is_one_that_failed() -> None:
     farm, exchange = Farm(CONFIG), Exchange()
     proxy = Proxy(CONFIG, farm, Totals(), None)
     proxy.connect(farm.servers[0], exchange)  # type: ignore[arg-type]
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await exchange.told.wait()
     assert exchange.problem == "not a name that can be looked up"
     proxy.close()

@@ -28,6 +28,7 @@ from flashsale.payments.gateway.rules import (
     later,
     parse,
 )
+from tests.patience import PATIENCE_SECONDS
 
 KIND = Chance("1")
 ASKED = Asked("p:1", "p", 100, "EUR")
@@ -143,7 +144,7 @@ class Clerk:
         return heard
 
     async def comes_to(self, *states: State) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while tuple(self.told) != states:
                 await asyncio.sleep(0.005)
         await self.journal.close()
@@ -182,16 +183,16 @@ async def test_a_transfer_is_confirmed_later_also_by_a_gateway_that_was_killed_m
 
 
 async def test_a_transfer_that_is_voided_in_time_is_not_confirmed(tmp_path: Path) -> None:
-    clerk = Clerk(tmp_path / "journal", Method.TRANSFER, later_s=1.0)
+    clerk = Clerk(tmp_path / "journal", Method.TRANSFER, later_s=3.0)
     assert await clerk.ask(Operation.AUTHORIZE, Operation.VOID) == ["pending", "voided"]
-    await asyncio.sleep(1.1)  # past the moment at which it would have been
+    await asyncio.sleep(3.1)  # past the moment at which it would have been
     await clerk.comes_to(State.VOIDED)
 
 
 async def test_a_dispute_follows_a_capture_and_ends(tmp_path: Path) -> None:
     clerk = Clerk(tmp_path / "journal", Method.WALLET, disputes_percent=100)
     assert await clerk.ask(Operation.AUTHORIZE) == ["captured"]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while len(clerk.told) < 3:
             await asyncio.sleep(0.005)
     assert clerk.told[:2] == [State.CAPTURED, State.DISPUTED]
@@ -218,7 +219,7 @@ class Listener:
                 notices.tell(known(state))
             sending = asyncio.create_task(notices.run())
             try:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(PATIENCE_SECONDS):
                     while len(self.heard) < count:
                         await asyncio.sleep(0.005)
             finally:
@@ -301,13 +302,13 @@ async def test_a_caller_who_is_cut_off_cuts_no_write_off(tmp_path: Path, monkeyp
 
     def slow(lines: bytes) -> None:
         writing.set()
-        assert may_end.wait(10)
+        assert may_end.wait(PATIENCE_SECONDS)
         write(lines)
 
     monkeypatch.setattr(journal, "_write", slow)
     journal.append(known(State.AUTHORIZED))
     cut_off = asyncio.create_task(journal.synced())
-    assert await asyncio.to_thread(writing.wait, 10)
+    assert await asyncio.to_thread(writing.wait, PATIENCE_SECONDS)
     cut_off.cancel()
     await asyncio.gather(cut_off, return_exceptions=True)
     patient = asyncio.create_task(journal.synced())

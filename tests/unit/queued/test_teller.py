@@ -9,6 +9,7 @@ import pytest
 from aio_pika.abc import AbstractConnection
 
 from flashsale.queued import feed, teller
+from tests.patience import PATIENCE_SECONDS
 
 
 def told(number: int) -> list[feed.Told]:
@@ -46,12 +47,12 @@ async def test_a_stuck_broker_loses_news_and_holds_nobody_up(monkeypatch: pytest
     await asyncio.sleep(0.3)  # some of them are given up on meanwhile
     assert not task.done()
     broker.flows.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not broker.heard or broker.heard[-1] != told(teller.UNTOLD_MAX - 1):
             await asyncio.sleep(0.01)
     assert len(broker.heard) < teller.UNTOLD_MAX
     telling.tell(told(7))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while broker.heard[-1] != told(7):
             await asyncio.sleep(0.01)
     task.cancel()

@@ -15,6 +15,7 @@ from flashsale.stack.checks import WORKERS, check_environment, checks, spread, w
 from flashsale.stack.processes import PORT_FIRST as LAUNCHERS_FIRST
 from flashsale.stack.running import Urls
 from tests import databases, servers
+from tests.patience import PATIENCE_SECONDS
 from tests.sharing import FIRST, ONE_BY_ONE, share_of
 
 NOWHERE = Settings.load({})
@@ -89,7 +90,7 @@ def test_workers_share_the_tests_out_and_what_must_stay_together_does(tmp_path: 
         env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{REPOSITORY / 'src'}:{REPOSITORY}"},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=2 * PATIENCE_SECONDS,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

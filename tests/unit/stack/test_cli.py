@@ -14,6 +14,7 @@ from flashsale.settings import REPOSITORY
 from flashsale.stack.cli import COMMANDS
 from flashsale.stack.exits import Exit
 from flashsale.stack.state import Instance
+from tests.patience import PATIENCE_SECONDS
 
 
 def flash(*words: str, home: Path, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -23,7 +24,7 @@ def flash(*words: str, home: Path, **environ: str) -> subprocess.CompletedProces
         env=kept | {"FLASH_HOME": str(home)} | environ,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
 
@@ -46,7 +47,7 @@ def test_an_old_python_can_read_the_launcher_and_is_told_what_to_install(tmp_pat
         env={"PATH": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert done.returncode == Exit.MISSING

@@ -10,6 +10,7 @@ import pytest
 from flashsale.settings import Settings
 from flashsale.stack import environment
 from flashsale.stack.exits import Exit, StackError
+from tests.patience import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def quiet(_: str) -> None:
 def test_a_first_start_makes_it_and_a_second_asks_nobody(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     python = environment.ensure(settings, quiet)
     assert environment.is_whole(settings)
-    assert subprocess.run([str(python), "-c", "import pip"], check=False, timeout=30).returncode == 0
+    assert subprocess.run([str(python), "-c", "import pip"], check=False, timeout=PATIENCE_SECONDS).returncode == 0
 
     def nobody(*_: object, **__: object) -> None:
         pytest.fail("a whole environment needs no program")

@@ -18,6 +18,7 @@ from flashsale.stack import processes, services
 from flashsale.stack.exits import Exit, StackError
 from flashsale.stack.processes import Identity
 from flashsale.stack.state import Instance, jwt_secret, write_private
+from tests.patience import PATIENCE_SECONDS
 
 SLEEPER = "import sys, time; sys.stdout.write('up'); sys.stdout.flush(); time.sleep(60)"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEPER
@@ -208,7 +209,7 @@ def test_a_policy_keeps_daemons_off_while_packages_are_installed(
     policy = tmp_path / "policy-rc.d"
     monkeypatch.setattr(services, "POLICY", policy)
     with services._no_daemons():
-        assert subprocess.run([str(policy)], check=False, timeout=5).returncode == 101
+        assert subprocess.run([str(policy)], check=False, timeout=PATIENCE_SECONDS).returncode == 101
     assert not policy.exists()
     # Left by a start that was killed in the middle.
     policy.write_text(services.POLICY_TEXT, encoding="ascii")

@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 
 from flashsale.webhooks.sender import Sender, Undelivered, parse_secret, parse_url, sign
+from tests.patience import PATIENCE_SECONDS
 from tests.servers import free_port
 
 KEY = bytes(range(32))
@@ -106,7 +107,7 @@ async def test_a_receiver_that_is_silent_or_away_is_given_up(receiver: tuple[Rec
     receiver[0].status = 0
     for url in (receiver[1], f"http://127.0.0.1:{free_port()}/"):
         sender = Sender(url, KEY, 1, deadline_s=0.2)
-        async with asyncio.timeout(30):  # and not for as long as the receiver likes
+        async with asyncio.timeout(PATIENCE_SECONDS):  # and not for as long as the receiver likes
             with pytest.raises(Undelivered):
                 await sender.deliver("id", b"{}")
         await sender.close()
