@@ -51,7 +51,7 @@ GATE_WITHIN_S = 120.0  # a keeper looks around every second
 REST_WITHIN_S = (
     240.0  # beyond the hold's own length: a payment that ran out of tries is asked about after a minute, and after two
 )
-READY_WITHIN_S = 180.0
+READY_WITHIN_S = 240.0  # RabbitMQ, then those that wait for it
 CROWD_SPARE_S = 900.0  # beyond the arrival time: a wish is given up after 300 s, and a payment after 240 s
 READ_WITHIN_S = 60.0  # of one question to the books, which is no hurry
 POLL_S = 0.5
@@ -173,6 +173,7 @@ async def run_sale(
         killer.cancel()
     say("waiting for the last holds to lapse and the last payments to end")
     await _await_rest(stack, sale, options)
+    await _await_ready(stack)  # the last kill may have been a store's, which the audit asks
     say("auditing PostgreSQL, Redis, the gateways' journals and what the shoppers were told")
     report = await _audit(stack, sale, settings, told)
     watched = await _watched(stack)
@@ -206,8 +207,8 @@ async def run_sale(
 
 
 async def _await_ready(stack: Stack) -> None:
-    # The sale before may have ended while something that was killed was still on its way up.
-    async with _within(READY_WITHIN_S, "not every process was ready for the next sale"):
+    # What was killed may still be on its way up.
+    async with _within(READY_WITHIN_S, "not every process was ready again"):
         while not all(process.state == "ready" for process in stack.processes):  # noqa: ASYNC110 - other processes
             await asyncio.sleep(POLL_S / 5)
 

@@ -35,6 +35,7 @@ OPEN_FILES_WANTED = 65_536  # a server's sockets, and the shoppers' in a demo
 INHERITED = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "NO_COLOR")
 BALANCER_GRACE_S_MAX = 60.0  # LB_GRACE may be longer, but `down` does not wait for ever
 BALANCER_SPARE_S = 5.0  # for its own end
+ROLE_READY_WITHIN_S = 60.0  # once every service that it waits for is there
 SERVICE_ORDER = ("postgres", "redis", "rabbitmq")
 # Given per process or per identity below; the rest of the settings is handed on as the user gave it.
 _OWN_WAY = frozenset({"home", "port", "ops_port", "role", "instance", "apt"})
@@ -325,6 +326,9 @@ def _role_spec(seat: Seat, settings: Settings, urls: Urls, links: Mapping[str, s
         ready=lambda: probes.role_is_ready(LOOPBACK, seat.ops_port),
         port=seat.port,
         ops_port=seat.ops_port,
+        # Who waits for a service that is starting has not crashed: stopped for it, it would begin anew when the service is there.
+        ready_within_s=ROLE_READY_WITHIN_S
+        + max((services.READY_WITHIN_S[name] for name in seat.role.needs), default=0.0),
     )
 
 

@@ -29,6 +29,7 @@ OWNER_ROLE = "flash_owner"
 OTHER_ROLES = {"app": "flash_app", "auditor": "flash_auditor", "operator": "flash_operator"}
 DERIVED_PASSWORD_CHARS = 32  # of hexadecimal: 128 bits, as good as a random one
 APT_WITHIN_S = 900.0
+READY_WITHIN_S: Mapping[str, float] = {"postgres": 120.0, "redis": 60.0, "rabbitmq": 120.0}  # recovery after a kill, on a busy machine
 INITDB_WITHIN_S = 120.0
 CONNECT_WITHIN_S = 5.0
 POLICY = Path("/usr/sbin/policy-rc.d")
@@ -263,7 +264,7 @@ def _start_postgres(program: Path, instance: Instance) -> Service:
         environment={"PATH": f"{program.parent}:{SYSTEM_PATH}", "LC_ALL": "C.UTF-8", "HOME": str(data)},
         ready=lambda: probes.postgres_answers(LOOPBACK, port),
         port=port,
-        ready_within_s=180.0,  # recovery after a kill
+        ready_within_s=READY_WITHIN_S["postgres"],
         stop_signal=signal.SIGINT,  # fast shutdown: connections are cut, a checkpoint is written
         stop_within_s=30.0,
         death_signal=signal.SIGQUIT,  # immediate shutdown: it ends its own children, SIGKILL would not
@@ -431,6 +432,7 @@ def _start_redis(program: Path, instance: Instance) -> Service:
         environment={"PATH": SYSTEM_PATH, "LC_ALL": "C.UTF-8"},
         ready=lambda: probes.redis_answers(LOOPBACK, port, password),
         port=port,
+        ready_within_s=READY_WITHIN_S["redis"],
         cwd=directory,
     )
     return Service("redis", {"app": f"redis://:{password}@{LOOPBACK}:{port}/0"}, (spec,))
@@ -528,7 +530,7 @@ def _start_rabbitmq(program: Path, instance: Instance) -> Service:
         },
         ready=lambda: probes.amqp_answers(LOOPBACK, port),
         port=port,
-        ready_within_s=240.0,
+        ready_within_s=READY_WITHIN_S["rabbitmq"],
         stop_within_s=30.0,
         cwd=directory,
     )

@@ -32,10 +32,11 @@ from flashsale.stack.running import (
     Urls,
     _balancer_spec,
     _Ports,
+    _role_spec,
     one_shot_environment,
     role_environment,
 )
-from flashsale.stack.services import KINDS, OTHER_ROLES, OWNER_ROLE
+from flashsale.stack.services import KINDS, OTHER_ROLES, OWNER_ROLE, READY_WITHIN_S
 
 URLS = Urls(
     postgres_superuser="postgresql://postgres:pw-super@127.0.0.1:1/postgres",
@@ -54,6 +55,13 @@ SEATS = (("asyncio_redis", 0), ("asyncio_redis", 1), ("gevent_rabbit", 0), ("upk
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings.load({"FLASH_HOME": str(tmp_path), "FLASH_BATCH_MAX": "64", "FLASH_AUTH": "off"})
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_whoever_waits_for_a_service_is_given_the_time_that_the_service_takes(role: Role, settings: Settings) -> None:
+    # Killed beside RabbitMQ, a front waited for it 30 s, was stopped for that, and began anew when RabbitMQ was there.
+    spec = _role_spec(Seat(role, 0, None, 1), settings, URLS, {})
+    assert all(spec.ready_within_s > READY_WITHIN_S[name] for name in role.needs)
 
 
 def test_the_table_is_consistent() -> None:
