@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,7 +20,7 @@ from flashsale.operate import merchant as operate_merchant
 from flashsale.operate import operations as operate_operations
 from flashsale.operate import purchase as operate_purchase
 from flashsale.operate import sale as operate_sale
-from flashsale.settings import BACKENDS, BALANCER_TABLE, REPOSITORY, TABLE, Settings, SettingsError
+from flashsale.settings import BACKENDS, BALANCER_TABLE, MIXED, REPOSITORY, TABLE, Settings, SettingsError
 from flashsale.stack import backup, bench, checks, doctor, environment, lifecycle, operations
 from flashsale.stack.console import Say, table
 from flashsale.stack.exits import EXIT_CODES_HELP, Exit, StackError
@@ -33,6 +33,9 @@ TARGET = "target"  # what a sale is called that runs on somebody else's processe
 DEMO_HOLD_S = 6  # so that a demonstration shows holds lapsing and units coming back
 SOAK_S = 120
 SOAK_SHOPPERS_PER_S = 40
+COUNTED_SHOPPERS_PER_S = 10  # both of a kind are away so often that those who ask again are most of the load
+SHOPPERS_MAX = 100_000
+KILLS_MAX = 1000
 TOKEN_MINUTES_MAX = 24 * 60
 
 
@@ -139,20 +142,37 @@ def _demo(parsed: argparse.Namespace, settings: Settings, say: Say) -> int:
 def _soak(parsed: argparse.Namespace, settings: Settings, say: Say) -> int:
     from flashsale.stack import soak  # noqa: PLC0415 - needs third-party packages
 
+    kill = {KILLABLE[name]: times for name, times in parsed.kill}
+    if len(kill) < len(parsed.kill):
+        raise StackError("--kill names a role twice", Exit.USAGE)
+    if sum(times or 0 for times in kill.values()) > KILLS_MAX:
+        raise StackError(f"more than {KILLS_MAX} kills would outlast the sale", Exit.USAGE)
+    for name, _ in parsed.kill:
+        if not uses(parsed.backend, KILLABLE[name]):
+            raise StackError(f"a sale on {parsed.backend} has no {name} to kill", Exit.USAGE)
     options = SoakOptions(
+        backend=parsed.backend,
         seconds=parsed.seconds,
         seed=settings.seed if parsed.seed is None else parsed.seed,
-        shoppers=parsed.shoppers or parsed.seconds * SOAK_SHOPPERS_PER_S,
-        kill=tuple(KILLABLE[name] for name in parsed.kill or WORKERS),
+        shoppers=0,
+        kill=kill or {KILLABLE[name]: None for name in WORKERS if uses(parsed.backend, KILLABLE[name])},
         json=parsed.json,
     )
+    per_s = COUNTED_SHOPPERS_PER_S if options.counted else SOAK_SHOPPERS_PER_S
+    shoppers = parsed.shoppers or min(SHOPPERS_MAX, soak.arrival_seconds(options) * per_s)
+    options = replace(options, shoppers=shoppers)
     return _until_signalled(soak.run(options, settings, say))
 
 
 def _soak_options(parser: argparse.ArgumentParser) -> None:
     for name, low, high, text in (
-        ("seconds", 5, 3600, f"of shoppers arriving and processes dying (default {SOAK_S})"),
-        ("shoppers", 1, 100_000, f"how many (default {SOAK_SHOPPERS_PER_S} for each second)"),
+        ("seconds", 5, 3600, f"of processes dying at random, and of shoppers arriving at least (default {SOAK_S})"),
+        (
+            "shoppers",
+            1,
+            SHOPPERS_MAX,
+            f"how many (default {SOAK_SHOPPERS_PER_S} for each second of arriving, {COUNTED_SHOPPERS_PER_S} while kills are counted)",
+        ),
         ("seed", 0, 2**32 - 1, "equal seeds, equal kills and shoppers (default FLASH_SEED)"),
     ):
         parser.add_argument(
@@ -163,13 +183,30 @@ def _soak_options(parser: argparse.ArgumentParser) -> None:
             help=text,
         )
     parser.add_argument(
+        "--backend",
+        choices=tuple(BACKENDS),
+        default=MIXED,
+        help=f"on which backend the sale is (default {MIXED}: on both at once)",
+    )
+    parser.add_argument(
         "--kill",
         action="append",
         default=[],
-        choices=sorted(KILLABLE),
-        help=f"kill processes of this role; may be given several times (default: {', '.join(WORKERS)}); server is "
-        "asyncio_redis's, edge gevent_rabbit's",
+        type=_bounded(
+            _kill, f"ROLE or ROLE=N; a role is one of {', '.join(sorted(KILLABLE))}, N from 1 to {KILLS_MAX}"
+        ),
+        metavar="ROLE[=N]",
+        help="kill processes of this role, at random while --seconds last, or N times, however long that takes; may be given "
+        f"once per role (default: {', '.join(WORKERS)}, as far as the backend has them). Roles: "
+        f"{', '.join(sorted(KILLABLE))}; server is asyncio_redis's, edge gevent_rabbit's",
     )
+
+
+def _kill(text: str) -> tuple[str, int | None]:
+    name, counted, times = text.partition("=")
+    if name not in KILLABLE:
+        raise ValueError
+    return name, _between(1, KILLS_MAX)(times) if counted else None
 
 
 def _between(low: int, high: int) -> Callable[[str], int]:
@@ -376,9 +413,14 @@ COMMANDS = (
         "a sale while processes are killed at random, and its audit",
         "Runs a sale with two of every worker, kills one of them with SIGKILL every second or so, and looks at the books,\n"
         "the gateways' journals and the dead-letter queues afterwards. Exits with 0 only if every invariant held, every\n"
-        "shopper was answered and every dead letter is explained.\n\n"
+        "shopper was answered, every dead letter is explained, and every kill that was counted happened.\n\n"
+        "A role is killed at random for --seconds, where whoever is not up at its moment is spared; or, with a number, so\n"
+        "many times, two seconds apart or so, where whoever is not up, or has not served yet, is waited for. Shoppers arrive\n"
+        "for 2.5 s per counted kill, or for --seconds, if those are more. Equal seeds and options, equal kills in order.\n\n"
         "examples:\n  ./flash soak\n  ./flash soak --seconds 600 --seed 7\n"
-        "  ./flash soak --kill server --kill upkeep --kill redis --kill postgres",
+        "  ./flash soak --kill server --kill upkeep --kill redis --kill postgres\n"
+        "  ./flash soak --backend asyncio_redis --kill server=200 --kill redis=50\n"
+        "  ./flash soak --backend gevent_rabbit --kill edge=90 --kill checkout=100 --kill rabbitmq=10",
         _soak,
         _soak_options,
     ),

@@ -1,6 +1,7 @@
 # What `flash demo` was asked for.
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flashsale.settings import ASYNCIO_REDIS, GEVENT_RABBIT
@@ -43,10 +44,15 @@ WORKERS = ("server", "edge", "checkout", "payments", "upkeep")
 
 @dataclass(frozen=True, slots=True)
 class SoakOptions:
-    """A sale under a storm of kills. `kill` names roles as Stack.kill takes them."""
+    """A sale under a storm of kills. `kill` names roles as Stack.kill takes them, and how often one of each dies in all."""
 
-    seconds: int  # of shoppers arriving and processes dying
+    backend: str  # a key of settings.BACKENDS
+    seconds: int  # in which roles without a number die at random
     seed: int
     shoppers: int
-    kill: tuple[str, ...]
+    kill: Mapping[str, int | None]  # None: whenever the seed says so
     json: bool
+
+    @property
+    def counted(self) -> dict[str, int]:
+        return {role: times for role, times in self.kill.items() if times is not None}
