@@ -29,7 +29,8 @@ OWNER_ROLE = "flash_owner"
 OTHER_ROLES = {"app": "flash_app", "auditor": "flash_auditor", "operator": "flash_operator"}
 DERIVED_PASSWORD_CHARS = 32  # of hexadecimal: 128 bits, as good as a random one
 APT_WITHIN_S = 900.0
-READY_WITHIN_S: Mapping[str, float] = {"postgres": 120.0, "redis": 60.0, "rabbitmq": 120.0}  # recovery after a kill, on a busy machine
+# Recovery after a kill, on a busy machine.
+READY_WITHIN_S: Mapping[str, float] = {"postgres": 120.0, "redis": 60.0, "rabbitmq": 120.0}
 INITDB_WITHIN_S = 120.0
 CONNECT_WITHIN_S = 5.0
 POLICY = Path("/usr/sbin/policy-rc.d")

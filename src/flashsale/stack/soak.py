@@ -39,7 +39,7 @@ GAP_S = (
 )  # between two kills: a process is back after one or two seconds, so that often several are away at once
 COUNTED_GAP_S = (1.0, 3.0)  # of two of a kind one serves most of the time, and a kill is rarely waited for
 SERVES_S = 2.5  # at least, and asked: the balancer wants two good checks, a second apart
-UP_WITHIN_S = 240.0  # RabbitMQ may take 90 s (stack/services.py), and who waits for it 30 s more
+UP_WITHIN_S = 240.0  # RabbitMQ may take two minutes (stack/services.py), and who waits for it one more
 STORM_S_MAX = 3000.0  # the sale closes after an hour
 SPAN_S = 2.5  # of shoppers arriving for each counted kill: the pause, and some waiting
 FIRST_S = 1.0  # the sale has begun
