@@ -146,6 +146,8 @@ AMBIGUOUS = {
     "a sign": b"Content-Length: +2\r\n",
     "an underscore": b"Content-Length: 0_2\r\n",
     "a list": b"Content-Length: 2, 2\r\n",
+    "a space before the colon": b"X : y\r\nContent-Length: 2\r\n",
+    "no colon": b"X\r\nContent-Length: 2\r\n",
     "not a number": b"Content-Length: two\r\n",
     "too many": b"".join(b"X-%d: y\r\n" % n for n in range(150)),
     "too large": b"X-Large: " + b"y" * 40_000 + b"\r\n",

@@ -121,7 +121,8 @@ class Connection(PyWSGIHandler):  # type: ignore[misc]  # the library has no typ
     def handle(self) -> None:
         """Answer requests until the client, a silence or the end of the process closes the connection."""
         self.socket.settimeout(IDLE_SECONDS)
-        super().handle()
+        with contextlib.suppress(ConnectionError):  # it left before its answer, as people do
+            super().handle()
 
     def read_requestline(self) -> str:
         """The next request's first line; empty at the end."""
@@ -147,6 +148,10 @@ class Connection(PyWSGIHandler):  # type: ignore[misc]  # the library has no typ
             headers = headers_factory(io.BytesIO(head + b"\r\n"))
         except HTTPException as error:
             raise ValueError("too many headers") from error
+        if (
+            headers.defects
+        ):  # the library takes such a line for the end of the headers, and what follows for the next request
+            raise ValueError("a line is no header")
         # a balancer that reads the end of a body elsewhere than this server does would let one client write another's request
         lengths, codings = headers.get_all("Content-Length", []), headers.get_all("Transfer-Encoding", [])
         if len(lengths) + len(codings) > 1 or not all(re.fullmatch("[0-9]{1,18}", length) for length in lengths):
