@@ -55,7 +55,7 @@ log = structlog.get_logger()
 
 
 async def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises what dispatcher, gate, stream or feed die of, should they ever: who cannot decide or show must end."""
+    """Serve until SIGTERM or SIGINT. Raises what a task of its own dies of, should one ever: who cannot decide or show must end."""
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
@@ -88,6 +88,8 @@ async def _serve(settings: Settings, stopping: asyncio.Event, authorities: _Auth
     dispatcher = Dispatcher(deciding, settings.batch_max, stream.wake)
     checkout = Checkout(gate, dispatcher, catalog, refusals, settings.in_flight_max)
     watch = Watch(authority)
+    metrics.gate_up.set_function(lambda: gate.connected)
+    lag = asyncio.create_task(metrics.sample_lag())
 
     app = web.Application(middlewares=[problems], client_max_size=wire.BODY_BYTES_MAX)
     receipts = Receipts(settings.jwt_secret)
@@ -109,7 +111,7 @@ async def _serve(settings: Settings, stopping: asyncio.Event, authorities: _Auth
     log.info("server.started", host=settings.host, port=settings.port, ops_port=settings.ops_port)
 
     stopped = asyncio.create_task(stopping.wait())
-    tasks = {stopped, dispatcher.task, gate.keeper, stream.task, feed.task}
+    tasks = {stopped, dispatcher.task, gate.keeper, stream.task, feed.task, lag}
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     stopping.set()
 
@@ -122,6 +124,7 @@ async def _serve(settings: Settings, stopping: asyncio.Event, authorities: _Auth
     dispatcher.close()  # 3. nobody asks any more
     await checkout.close()  # 4. tell the gate what was decided
     await gate.close()
+    lag.cancel()
     await ops_runner.cleanup()
     log.info("server.stopped")
     for ended in done:

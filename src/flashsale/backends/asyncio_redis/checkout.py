@@ -153,12 +153,14 @@ class Checkout:
         if sale is None:
             # Unknown or mixed, unless the key made a purchase: PostgreSQL knows all three. One bucket for what is made up.
             return await self._ask(attempt, [UNKNOWN])
+        began = time.perf_counter()
         try:
             outcome, epoch = await self._gate.reserve(
                 sale, attempt.rid, attempt.purchase, attempt.buyer, attempt.cart.lines
             )
         except GateUnavailable:
             return _refused(Verdict.TRY_LATER)
+        metrics.gate_seconds.observe(time.perf_counter() - began)
         metrics.gate_answers[outcome] += 1
         match outcome:
             case GateOutcome.DEBITED:

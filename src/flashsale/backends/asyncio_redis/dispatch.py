@@ -6,6 +6,7 @@ took long. A timer would add its delay to every quiet purchase and bound every b
 
 import asyncio
 import itertools
+import time
 from collections import deque
 from collections.abc import Callable, Collection
 
@@ -65,6 +66,7 @@ class Dispatcher:
     async def _run_batch(self) -> None:
         # they stay at the head of the queue until they are answered, so that whatever happens, somebody answers them
         batch = list(itertools.islice(self._waiting, self._batch_max))
+        began = time.perf_counter()
         try:
             decisions = await decide(self._authority, [attempt for attempt, _ in batch], DECIDE_SECONDS)
         except AuthorityUnavailable as error:
@@ -74,8 +76,8 @@ class Dispatcher:
             self._fail(len(self._waiting), NeverSent)
             await self._until_up(str(error))
             return
-        metrics.batches.inc()
-        metrics.batched_attempts.inc(len(batch))
+        metrics.commit_seconds.observe(time.perf_counter() - began)
+        metrics.batch_sizes.observe(len(batch))
         for decision in decisions:
             _, decided = self._waiting.popleft()
             if not decided.done():  # its caller may have been cancelled by a stopping process

@@ -4,6 +4,8 @@ What every attempt counts is counted in plain integers, since one thread writes 
 take a lock each, a tenth of what a refusal costs in all.
 """
 
+import asyncio
+import time
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
@@ -17,6 +19,9 @@ from flashsale.contract.verdict import Verdict
 from flashsale.gate.client import Outcome
 
 SECONDS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
+GATE_BUCKETS = (0.0002, 0.0005, *SECONDS_BUCKETS[:9])  # Redis answers in less than a millisecond, or the loop was busy
+SIZE_BUCKETS = tuple(2.0**power for power in range(11))  # to the largest batch that may be set
+LAG_EVERY_SECONDS = 0.5
 
 
 class _Tally(Collector):
@@ -41,8 +46,8 @@ class _Tally(Collector):
         yield family
 
 
-class _Durations(Collector):
-    """A histogram of seconds at the cost of a search and two additions."""
+class _Histogram(Collector):
+    """A histogram at the cost of a search and two additions."""
 
     def __init__(self, name: str, help_: str, bounds: Sequence[float]) -> None:
         self._family = name, help_
@@ -50,10 +55,10 @@ class _Durations(Collector):
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
 
-    def observe(self, seconds: float) -> None:
-        """One more that took so long."""
-        self._counts[bisect_left(self._bounds, seconds)] += 1
-        self._sum += seconds
+    def observe(self, value: float) -> None:
+        """One more."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
 
     def collect(self) -> Iterable[Metric]:
         """For the registry."""
@@ -64,16 +69,30 @@ class _Durations(Collector):
 
 registry = CollectorRegistry()
 attempts = _Tally("flashsale_attempts", "Purchase attempts answered, by verdict.", "verdict", Verdict)
-seconds = _Durations("flashsale_attempt_seconds", "Seconds from a parsed attempt to its answer.", SECONDS_BUCKETS)
+seconds = _Histogram("flashsale_attempt_seconds", "Seconds from a parsed attempt to its answer.", SECONDS_BUCKETS)
 in_flight = Gauge("flashsale_in_flight", "Purchase attempts being worked on.", registry=registry)
 gate_answers = _Tally("flashsale_gate_answers", "What the gate said, by answer.", "answer", Outcome)
 refused_at_once = _Tally(
     "flashsale_refused_at_once", "Of those attempts, refused without asking the gate.", "verdict", Verdict
 )
-for tally in (attempts, seconds, gate_answers, refused_at_once):
-    registry.register(tally)
-batches = Counter("flashsale_batches", "Batches decided by the authority.", registry=registry)
-batched_attempts = Counter("flashsale_batched_attempts", "Attempts in those batches.", registry=registry)
+gate_seconds = _Histogram("flashsale_gate_seconds", "Seconds until the gate answered an attempt.", GATE_BUCKETS)
+batch_sizes = _Histogram("flashsale_batch_attempts", "Attempts in a batch that was decided.", SIZE_BUCKETS)
+commit_seconds = _Histogram(
+    "flashsale_commit_seconds", "Seconds from a batch's start to its commit, its repetitions included.", SECONDS_BUCKETS
+)
+loop_lag = _Histogram("flashsale_loop_lag_seconds", "How late the event loop was, twice a second.", SECONDS_BUCKETS)
+for collector in (
+    attempts,
+    seconds,
+    gate_answers,
+    refused_at_once,
+    gate_seconds,
+    batch_sizes,
+    commit_seconds,
+    loop_lag,
+):
+    registry.register(collector)
+gate_up = Gauge("flashsale_gate_up", "1 while Redis answers this process.", registry=registry)
 authority_up = Gauge("flashsale_authority_up", "1 while PostgreSQL answers this process.", registry=registry)
 stream_viewers = Gauge("flashsale_stream_viewers", "Viewers of live stock on this process.", registry=registry)
 stream_frames = Counter("flashsale_stream_frames", "Frames handed to viewers.", registry=registry)
@@ -84,3 +103,11 @@ stream_evicted = Counter("flashsale_stream_evicted", "Viewers dropped because th
 stream_age = Gauge(
     "flashsale_stream_age_seconds", "Since the stock shown was confirmed; 0 while nobody watches.", registry=registry
 )
+
+
+async def sample_lag() -> None:
+    """Look how late the loop is, for ever. A sample and not a count of every turn, which would cost each request its share."""
+    while True:
+        due = time.monotonic() + LAG_EVERY_SECONDS  # not the loop's clock, which stands still while the loop is busy
+        await asyncio.sleep(LAG_EVERY_SECONDS)
+        loop_lag.observe(max(time.monotonic() - due, 0.0))
