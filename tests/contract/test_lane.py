@@ -125,6 +125,37 @@ async def test_no_units_is_the_same_both_ways(shop: Shop) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("sequence", [b"7", b"x", b"1" * 19])
+async def test_a_sequence_is_repeated_the_same_both_ways(shop: Shop, sequence: bytes) -> None:
+    field = b"Link-Sequence: %b\r\n" % sequence
+    many = Case(409, "", "", b'{"items":[{"sku":"OTHER","quantity":6}]}')
+    (lane,) = await answers(shop, shop.request(many, field))
+    (around,) = await answers(shop, shop.request(many, field + AROUND))
+    assert lane == around
+    assert (field in lane) is (sequence == b"7")
+    (silent,) = await answers(shop, shop.request(many, b"Link-Sequence: 8\r\nLink-Sequence: 8\r\n"))
+    assert b"Link-Sequence" not in silent
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_link_of_many_requests_finds_each_answer_s_own_number_on_it(shop: Shop) -> None:
+    read = f"GET {wire.STOCK_PATH}/{shop.other} HTTP/1.1\r\nHost: shop\r\n".encode()
+    sent = []
+    for number in range(60):
+        field = b"Link-Sequence: %d\r\n" % number
+        kind = number % 3
+        key = f"one-link-{number:010}"
+        if kind == 0:
+            sent.append(read + field + b"\r\n")
+        else:
+            body = b'{"items":[{"sku":"OTHER","quantity":6}]}' if kind == 1 else b"{"
+            sent.append(shop.request(Case(0, "", "", body), field, key))
+    heard = await answers(shop, *sent)
+    found = [re.search(rb"\r\nLink-Sequence: (\d+)\r\n", answer) for answer in heard]
+    assert [match and int(match[1]) for match in found] == list(range(60))
+
+
+@pytest.mark.asyncio(loop_scope="module")
 async def test_pipelined_requests_of_both_kinds_are_answered_in_order(shop: Shop) -> None:
     read = f"GET {wire.STOCK_PATH}/{shop.other} HTTP/1.1\r\nHost: shop\r\n\r\n".encode()
     keys = [f"pipelined-{number:010}" for number in range(4)]

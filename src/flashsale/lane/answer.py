@@ -14,7 +14,7 @@ class Answer(NamedTuple):
 
 
 def encode(answer: Answer, tail: bytes) -> bytes:
-    """The bytes of the answer; ``tail`` are the fields that are the same for all, each with its line end."""
+    """The bytes of the answer; ``tail`` are the fields that say nothing of what was asked, each with its line end."""
     fields = "".join([f"{name}: {value}\r\n" for name, value in answer.fields.items()])
     head = f"{_STATUS_LINES[answer.status]}{fields}Content-Length: {len(answer.body)}\r\n"
     return b"%b%b\r\n%b" % (head.encode("latin-1"), tail, answer.body)

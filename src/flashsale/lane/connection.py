@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from flashsale.lane.answer import Answer, encode
 from flashsale.lane.plain import read_plain
+from flashsale.lane.sequence import SEQUENCE_FIELD, is_sequence
 from loadbalancer.http1.grammar import HEAD_BYTES_MAX, Refused
 from loadbalancer.http1.head import RequestHead, ResponseHead, parse_request
 from loadbalancer.http1.reader import END, ResponseReader
@@ -23,14 +24,16 @@ if TYPE_CHECKING:
 WORKED_ON_MAX = 64  # of one connection; further pipelined requests wait where they are
 UNREAD_BYTES_MAX = 64 * 1024  # waiting requests; past this the client's socket is not read
 HEAD_END = b"\r\n\r\n"
+SEQUENCE_NAME = SEQUENCE_FIELD.lower().encode()
 
 
 class _Slot:
     """The place of an answer in the order of questions."""
 
-    __slots__ = ("answer", "task")
+    __slots__ = ("answer", "sequence", "task")
 
-    def __init__(self) -> None:
+    def __init__(self, sequence: bytes | None) -> None:
+        self.sequence = sequence
         self.answer: bytes | None = None
         self.task: asyncio.Task[None] | None = None
 
@@ -180,28 +183,34 @@ class Connection(asyncio.Protocol):
     def _begin(self, values: Mapping[bytes, bytes], body: bytes) -> None:
         fields = {name: _text(values[lower]) for lower, name in self._listener.names if lower in values}
         begun = self._listener.route.begin(fields, body)
+        sequence = values.get(SEQUENCE_NAME)
         if isinstance(begun, Answer):
-            answer = encode(begun, self._listener.tail)
+            answer = encode(begun, self._tail(sequence))
             if not self._slots:
                 self._out.append(answer)
                 return
-            slot = _Slot()
+            slot = _Slot(sequence)
             slot.answer = answer
         else:
-            slot = _Slot()
+            slot = _Slot(sequence)
             self._listener.working.add(slot)
             slot.task = self._listener.loop.create_task(self._work(slot, begun))
         self._slots.append(slot)
 
     async def _work(self, slot: _Slot, begun: Coroutine[Any, Any, Answer]) -> None:
         try:
-            slot.answer = encode(await begun, self._listener.tail)
+            slot.answer = encode(await begun, self._tail(slot.sequence))
         finally:
             self._listener.answered(slot)
             if slot.answer is None and self._transport is not None:
                 self._transport.abort()  # no answer may take this one's place
         if self._slots and self._slots[0] is slot:
             self._listener.flush_soon(self)
+
+    def _tail(self, sequence: bytes | None) -> bytes:
+        if sequence is None or not is_sequence(sequence):
+            return self._listener.tail
+        return b"%b%b: %b\r\n" % (self._listener.tail, SEQUENCE_FIELD.encode(), sequence)
 
     def _pass(self, head: RequestHead, ends: int) -> bool:
         if self._slots:

@@ -182,6 +182,26 @@ async def test_what_is_known_at_once_waits_for_those_before_it(world: World) -> 
     assert world.wire.said == first + told("a") + first.replace(b"now-1", b"now-2")
 
 
+async def test_an_answer_repeats_the_sequence_of_its_request_and_only_then(world: World) -> None:
+    sent = [purchase(key, f"Link-Sequence: {number}\r\n") for key, number in (("a", 7), ("now", 8), ("b", 10**17))]
+    world.hear(b"".join(sent) + purchase("c"))
+    await world.tell("c", "b", "a")
+    answers = world.wire.said.split(b"HTTP/1.1 ")[1:]
+    assert [answer.partition(b"Server: test\r\n")[2] for answer in answers] == [
+        b"Link-Sequence: 7\r\n\r\na",
+        b"Link-Sequence: 8\r\n\r\nnow",
+        b"Link-Sequence: 100000000000000000\r\n\r\nb",
+        b"\r\nc",
+    ]
+
+
+@pytest.mark.parametrize("value", ["", "x", "-1", "1.0", "1 2", "1, 2", "0x1", "\u0661", "1" * 19])
+async def test_what_is_no_sequence_is_not_repeated(world: World, value: str) -> None:
+    world.hear(purchase("now", f"Link-Sequence: {value}\r\n"))
+    assert world.wire.said.startswith(b"HTTP/1.1 409 ")
+    assert b"Link-Sequence" not in world.wire.said
+
+
 async def test_bytes_may_come_one_by_one(world: World) -> None:
     whole = purchase("now") + GET + purchase("later")
     for at in range(len(whole)):

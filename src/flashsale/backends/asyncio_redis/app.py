@@ -24,6 +24,7 @@ from flashsale.contract import wire
 from flashsale.gate.client import Gate
 from flashsale.identity import identify_by
 from flashsale.lane.listener import Listener, Route
+from flashsale.lane.sequence import SEQUENCE_FIELD, is_sequence
 from flashsale.queued.receipt import Receipts
 from flashsale.settings import Settings
 from flashsale.stream.hub import Limits
@@ -96,6 +97,7 @@ async def _serve(settings: Settings, stopping: asyncio.Event, authorities: _Auth
     identify = identify_by(settings.auth, settings.jwt_secret)
     routes = Routes(checkout, authority, watch, receipts, identify, stream=stream)
     routes.add_to(app)
+    app.on_response_prepare.append(_repeat_sequence)
     ops = web.Application(middlewares=[problems])
     ops.router.add_get("/livez", livez)
     ops.router.add_get("/readyz", lambda _: _readyz(stopping))
@@ -152,6 +154,13 @@ async def _connect(
             pools.push_async_callback(authority.close)
             return authority
     return None
+
+
+async def _repeat_sequence(request: web.Request, response: web.StreamResponse) -> None:
+    # what the lane does for its own answers; last of all fields, as there
+    values = request.headers.getall(SEQUENCE_FIELD, [])
+    if len(values) == 1 and is_sequence(values[0].encode(errors="surrogateescape")):
+        response.headers[SEQUENCE_FIELD] = values[0]
 
 
 def _lane(routes: Routes, runner: web.AppRunner) -> Listener:
