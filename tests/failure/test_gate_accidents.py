@@ -33,6 +33,7 @@ from tests.proxy import proxied
 from tests.servers import free_port, running
 
 STORM_SECONDS = 2.5
+FROZEN_SECONDS = 3.0  # some deadlines, and some handshakes in vain
 WON_MIN = 30
 UNITS = 50
 
@@ -563,6 +564,29 @@ async def test_a_frozen_redis_costs_one_deadline_and_then_nothing(shop: Shop, re
         # The first debit may have happened: it is pending until the janitor's time, and the gate sells meanwhile.
         await until(lambda: _buys(hasty), "the gate sells again")
         await hasty.gate.close()
+
+
+async def test_while_redis_is_frozen_only_those_wait_who_came_before_it_was_noticed(
+    shop: Shop, redis: OwnRedis
+) -> None:
+    async with kept(shop.authority, redis.url):
+        await until(shop.equal, "the first gate")
+        redis.signal(signal.SIGSTOP)
+        attempts: list[asyncio.Task[tuple[Outcome, Attempt]]] = []
+        waits: list[bool] = []
+        ends = time.monotonic() + FROZEN_SECONDS
+        while time.monotonic() < ends or (all(waits) and time.monotonic() < ends + PATIENCE_SECONDS):
+            attempts.append(asyncio.create_task(shop.debit()))
+            await asyncio.sleep(0)  # one step of it: whoever is refused at once has heard it
+            waits.append(not attempts[-1].done())
+            await asyncio.sleep(0.01)
+        heard = await asyncio.gather(*attempts, return_exceptions=True)
+        assert {type(error) for error in heard} == {GateUnavailable}
+        opened = waits.index(False)
+        assert opened > 0, "nobody was there to notice"
+        assert not any(waits[opened:]), "its probes are handshakes, and no buyer's"
+        redis.signal(signal.SIGCONT)
+        await until(lambda: _buys(shop), "the gate sells again")
 
 
 async def test_postgresql_away_stops_the_stamp_and_nothing_else(

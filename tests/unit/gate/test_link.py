@@ -25,6 +25,8 @@ class FakeRedis:
         self.reads: list[list[bytes]] = []  # arguments of the calls that came in one read
         self.answers: asyncio.Queue[bytes] = asyncio.Queue()
         self.accepted = 0
+        self.greets = asyncio.Event()
+        self.greets.set()
         self.url = ""
         self._server: asyncio.Server | None = None
         self._writers: list[asyncio.StreamWriter] = []
@@ -59,6 +61,7 @@ class FakeRedis:
                 if command[0] == b"SCRIPT":
                     writer.write(b"+0123\r\n")
                 elif command[0] == b"INFO":
+                    await self.greets.wait()
                     info = f"# Server\r\nrun_id:{self.run_id}\r\n".encode()
                     writer.write(b"$%d\r\n%s\r\n" % (len(info), info))
                 else:
@@ -153,6 +156,26 @@ async def test_silence_ends_everything_in_flight_and_nothing_is_sent_again(redis
     await until(lambda: link.run_id)
     assert redis.accepted == 2
     assert redis.reads == [[b"one", b"two"]]
+
+
+async def test_who_accepts_and_does_not_greet_is_not_called_until_it_does(
+    redis: FakeRedis, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A Redis that is slow fails its handshake too: that is eight answers, one after the other.
+    monkeypatch.setattr(link_module, "CONNECT_SECONDS_MAX", 0.05)
+    redis.greets.clear()
+    redis.hang_up()
+    await until(lambda: redis.accepted >= 3)
+    with pytest.raises(GateUnavailable, match="not connected"):
+        link.call("echo", b"k", ["one"])  # no future to wait for
+    monkeypatch.setattr(link_module, "CONNECT_SECONDS_MAX", PATIENCE_SECONDS)
+    redis.greets.set()
+    await until(lambda: link.run_id)
+    call = link.call("echo", b"k", ["two"])
+    await until(lambda: redis.reads)
+    redis.answer(b"+2\r\n")
+    assert await call == b"2"
+    assert redis.reads == [[b"two"]]
 
 
 async def test_a_broken_connection_fails_calls_at_once_and_the_next_has_the_new_run_id(
