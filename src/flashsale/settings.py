@@ -160,6 +160,8 @@ TABLE: tuple[Setting, ...] = (
     Setting("seed", 1, _integer(0, 2**32 - 1), "seed of everything that is random in `demo`"),
     Setting("batch_max", 256, _integer(1, 1024), "purchase attempts decided in one database statement, at most"),
     Setting("in_flight_max", 4096, _integer(1, 100_000), "purchase attempts one server works on at once; past it, try_later"),
+    Setting("gate_away", "refuse", _one_of("refuse", "ask"),
+            "while Redis does not answer, asyncio_redis says try_later (refuse), or lets PostgreSQL decide a few at a time (ask)"),
     Setting("sse_hz", 5, _integer(1, 20), "changes of stock per second that one viewer of /stock/stream is told, at most"),
     Setting("sse_viewers_max", 5000, _integer(1, 100_000), "viewers of /stock/stream per server; more are asked to come back later"),
     Setting("sse_address_viewers_max", 5000, _integer(1, 100_000),
@@ -225,6 +227,7 @@ class Settings:
     seed: int
     batch_max: int
     in_flight_max: int
+    gate_away: str
     sse_hz: int
     sse_viewers_max: int
     sse_address_viewers_max: int

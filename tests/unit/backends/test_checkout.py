@@ -42,6 +42,7 @@ class ScriptedGate(Gate):
         self.outcome = outcome
         self.opens = asyncio.Event()
         self.opens.set()
+        self.rids: list[uuid.UUID] = []
         self.settled: list[Settlement] = []
         self.settle_calls = 0
 
@@ -51,6 +52,7 @@ class ScriptedGate(Gate):
         assert (sale, buyer) == ("s", buyer)
         assert rid != purchase
         assert list(lines)
+        self.rids.append(rid)
         await self.opens.wait()
         if isinstance(self.outcome, Exception):
             raise self.outcome
@@ -97,12 +99,16 @@ class SoldOut(Refusals):
 class Counter:
     """A checkout and its surroundings."""
 
-    def __init__(self, gate: GateOutcome | Exception, verdict: Verdict | Exception | None = Verdict.HELD) -> None:
+    def __init__(
+        self, gate: GateOutcome | Exception, verdict: Verdict | Exception | None = Verdict.HELD, *, asks: bool = False
+    ) -> None:
         self.gate = ScriptedGate(gate)
         self.dispatcher = ScriptedDispatcher(verdict)
         self.catalog = OneSale()
         self.refusals = Refusals()
-        self.checkout = Checkout(self.gate, self.dispatcher, self.catalog, self.refusals, IN_FLIGHT_MAX)
+        self.checkout = Checkout(
+            self.gate, self.dispatcher, self.catalog, self.refusals, IN_FLIGHT_MAX, asks_without_gate=asks
+        )
 
     async def buy(self, who: str = "ana", cart: wire.Cart = CART, *, retry: bool = False) -> Outcome:
         key = "0123456789abcdef"
@@ -186,6 +192,15 @@ async def test_a_gate_that_does_not_answer_decides_nothing() -> None:
     assert counter.dispatcher.asked == []
 
 
+async def test_a_gate_that_does_not_answer_is_asked_around_under_another_rid_if_so_told() -> None:
+    counter = Counter(GateUnavailable(), Verdict.HELD, asks=True)
+    assert (await counter.buy()).verdict is Verdict.HELD
+    (asked,) = counter.dispatcher.asked
+    assert asked.epoch is None, "no gate took its units"
+    assert asked.rid not in counter.gate.rids, "that rid may have been debited, and will be fenced"
+    assert await counter.settled() == [], "and it is the janitor's"
+
+
 async def test_a_cart_that_cannot_be_placed_is_not_waited_for_twice() -> None:
     counter = Counter(GateOutcome.DEBITED)
     counter.catalog.is_read = False  # PostgreSQL did not answer
@@ -240,9 +255,19 @@ async def test_another_body_waits_for_the_first_and_is_an_attempt_of_its_own() -
     assert [attempt.cart for attempt in counter.dispatcher.asked] == [CART, TWO]
 
 
-@pytest.mark.parametrize("cart", [CART, wire.Cart((wire.Line("made-up", 1),))])
-async def test_asks_are_bounded_per_sku_and_made_up_ones_together(cart: wire.Cart) -> None:
-    counter = Counter(GateOutcome.ASK, Verdict.SOLD_OUT)
+@pytest.mark.parametrize(
+    ("cart", "gate"),
+    [
+        (CART, GateOutcome.ASK),
+        (CART, GateOutcome.STALE),
+        (CART, GateUnavailable()),
+        (wire.Cart((wire.Line("made-up", 1),)), GateOutcome.ASK),
+    ],
+)
+async def test_asks_are_bounded_per_sku_and_made_up_ones_together(
+    cart: wire.Cart, gate: GateOutcome | Exception
+) -> None:
+    counter = Counter(gate, Verdict.SOLD_OUT, asks=True)
     counter.dispatcher.answers.clear()
     carts = [cart if cart is CART else wire.Cart((wire.Line(f"made-up-{n}", 1),)) for n in range(ASKS_PER_SKU_MAX + 9)]
     asking = [asyncio.create_task(counter.buy(f"buyer-{n}", carts[n])) for n in range(len(carts))]

@@ -87,7 +87,8 @@ async def _serve(settings: Settings, stopping: asyncio.Event, authorities: _Auth
     feed = Feed(feeding, refusals)
     stream = Stream(streaming, settings.redis_url, limits, feed.wake)
     dispatcher = Dispatcher(deciding, settings.batch_max, stream.wake)
-    checkout = Checkout(gate, dispatcher, catalog, refusals, settings.in_flight_max)
+    asks = settings.gate_away == "ask"
+    checkout = Checkout(gate, dispatcher, catalog, refusals, settings.in_flight_max, asks_without_gate=asks)
     watch = Watch(authority)
     metrics.gate_up.set_function(lambda: gate.connected)
     lag = asyncio.create_task(metrics.sample_lag())

@@ -3,7 +3,8 @@
 Only two answers are given without asking PostgreSQL, both refusals: ``sold_out`` and ``sale_not_open``, by the gate or, for as long as
 this process knows it by a reading of its own, without asking the gate either (``stream/refusals.py``).
 A yes comes from PostgreSQL after its commit. When a store does not answer, the answer is ``try_later`` and whatever the gate
-still holds for the attempt is given back by the janitor, after it has fenced the attempt.
+still holds for the attempt is given back by the janitor, after it has fenced the attempt. Without Redis PostgreSQL may be asked
+instead (``asks_without_gate``), by as few at once as about a gate that cannot tell.
 """
 
 import asyncio
@@ -24,8 +25,8 @@ from flashsale.gate.client import Outcome as GateOutcome
 from flashsale.queued.receipt import Receipt
 from flashsale.stream.refusals import Refusals
 
-# Asks at once per SKU that the gate could not refuse (short while holds are being decided, or its copy is old). They cost a
-# row lock each; beyond this many, waiting a second serves everybody better.
+# Asks at once per SKU that the gate could not refuse (short while holds are being decided, its copy old, or itself away). They
+# cost a row lock each; beyond this many, waiting a second serves everybody better.
 ASKS_PER_SKU_MAX = 64
 UNKNOWN = ""  # the bucket of carts that this process cannot place; no SKU is empty
 
@@ -53,13 +54,21 @@ class Checkout:
     """Decides purchase attempts, at most ``in_flight_max`` at once."""
 
     def __init__(
-        self, gate: Gate, dispatcher: Dispatcher, catalog: Catalog, refusals: Refusals, in_flight_max: int
+        self,
+        gate: Gate,
+        dispatcher: Dispatcher,
+        catalog: Catalog,
+        refusals: Refusals,
+        in_flight_max: int,
+        *,
+        asks_without_gate: bool,
     ) -> None:
         self._gate = gate
         self._dispatcher = dispatcher
         self._catalog = catalog
         self._refusals = refusals
         self._in_flight_max = in_flight_max
+        self._asks_without_gate = asks_without_gate
         self._in_flight = 0
         self._flights: dict[int, _Flight] = {}  # by purchase id; an int is found without a call of Python's
         self._asks: Counter[str] = Counter()
@@ -153,13 +162,19 @@ class Checkout:
         if sale is None:
             # Unknown or mixed, unless the key made a purchase: PostgreSQL knows all three. One bucket for what is made up.
             return await self._ask(attempt, [UNKNOWN])
+        return await self._through_gate(attempt, sale)
+
+    async def _through_gate(self, attempt: Attempt, sale: str) -> Outcome:
         began = time.perf_counter()
         try:
             outcome, epoch = await self._gate.reserve(
                 sale, attempt.rid, attempt.purchase, attempt.buyer, attempt.cart.lines
             )
         except GateUnavailable:
-            return _refused(Verdict.TRY_LATER)
+            if not self._asks_without_gate:
+                return _refused(Verdict.TRY_LATER)
+            # Under a new rid: the call that got no answer may have debited the old one, which is the janitor's to fence.
+            return await self._ask(attempt._replace(rid=attempt_id()), [line.sku for line in attempt.cart.lines])
         metrics.gate_seconds.observe(time.perf_counter() - began)
         metrics.gate_answers[outcome] += 1
         match outcome:
