@@ -159,7 +159,7 @@ TABLE: tuple[Setting, ...] = (
     Setting("buyer_limit", 2, _integer(1, 1000), "units one buyer may hold of a sale"),
     Setting("seed", 1, _integer(0, 2**32 - 1), "seed of everything that is random in `demo`"),
     Setting("batch_max", 256, _integer(1, 1024), "purchase attempts decided in one database statement, at most"),
-    Setting("in_flight_max", 4096, _integer(1, 100_000), "purchase attempts one server works on at once; past it, try_later"),
+    Setting("in_flight_max", 4096, _integer(1, 100_000), "purchase attempts one server works on at once, at most; asyncio_redis stops earlier, at what it answers in half a second"),
     Setting("gate_away", "refuse", _one_of("refuse", "ask"),
             "while Redis does not answer, asyncio_redis says try_later (refuse), or lets PostgreSQL decide a few at a time (ask)"),
     Setting("sse_hz", 5, _integer(1, 20), "changes of stock per second that one viewer of /stock/stream is told, at most"),

@@ -12,7 +12,7 @@ from tests.stages import Stage, staged
 BUYERS = 5
 WITHIN_SECONDS = 60.0
 COUNTERS = {"attempts", "gate_answers", "refused_at_once", "stream_frames", "stream_conflated", "stream_evicted"}
-GAUGES = {"in_flight", "gate_up", "authority_up", "stream_viewers", "stream_age_seconds"}
+GAUGES = {"in_flight", "in_flight_limit", "gate_up", "authority_up", "stream_viewers", "stream_age_seconds"}
 HISTOGRAMS = {"attempt_seconds", "gate_seconds", "batch_attempts", "commit_seconds", "loop_lag_seconds"}
 
 Samples = Mapping[tuple[str, str], float]  # (name, label value) → value
@@ -69,4 +69,5 @@ async def test_every_series_is_there_and_adds_up(template: str, redis_url: str) 
     for name in ("gate_seconds_sum", "commit_seconds_sum"):
         assert 0 < samples[name, ""] < WITHIN_SECONDS, name
     assert samples["gate_seconds_sum", ""] + samples["commit_seconds_sum", ""] <= samples["attempt_seconds_sum", ""]
+    assert samples["in_flight_limit", ""] > 0
     assert (samples["gate_up", ""], samples["authority_up", ""], samples["in_flight", ""]) == (1, 1, 0)

@@ -1,8 +1,10 @@
 """A server of asyncio_redis under a flood of readers, and one that is told to stop: what it can decide, it decides."""
 
 import asyncio
+import json
+import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NamedTuple
 
 import aiohttp
@@ -45,6 +47,40 @@ async def buy(place: Place, who: str, *, hasty: bool = False) -> int:
         return answer.status
 
 
+async def pipelined(
+    place: Place, connections: list[list[str]], stop: Callable[[], Awaitable[None]] | None = None
+) -> list[list[tuple[int, bytes]]]:
+    """All of each connection's buyers ask for a unit in one write, and then comes the stop. Every whole answer of each."""
+    body = json.dumps({"items": [{"sku": place.driver.own("a"), "quantity": 1}]}).encode()
+    port = place.stage.servers[0].port
+    opened = [await asyncio.open_connection("127.0.0.1", port) for _ in connections]
+    for (_, writer), names in zip(opened, connections, strict=True):
+        for name in names:
+            head = (
+                f"POST {wire.PURCHASES_PATH} HTTP/1.1\r\nHost: shop\r\nContent-Type: {wire.JSON_TYPE}\r\n"
+                f"Content-Length: {len(body)}\r\n{wire.BUYER_HEADER}: {place.driver.own(name)}\r\n"
+                f"{wire.KEY_HEADER}: {place.driver.key(name)}\r\n\r\n"
+            )
+            writer.write(head.encode() + body)
+    if stop is not None:
+        await stop()
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            reading = zip(opened, connections, strict=True)
+            return [[await answer(reader) for _ in names] for (reader, _), names in reading]
+    finally:
+        for _, writer in opened:
+            writer.close()
+
+
+async def answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """Status and body of the next answer. Raises ``asyncio.IncompleteReadError`` when there is none any more."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = re.search(rb"\r\nContent-Length: (\d+)\r\n", head)
+    assert length
+    return int(head.split()[1]), await reader.readexactly(int(length[1]))
+
+
 async def test_a_flood_of_readers_does_not_stop_decisions(place: Place) -> None:
     until = time.monotonic() + 3
     heard: set[int] = set()
@@ -69,6 +105,22 @@ async def test_a_flood_of_readers_does_not_stop_decisions(place: Place) -> None:
     assert heard == {200, 503}, "the flood was none; more readers are needed"
     # Who stands behind readers hears "later" at once. A machine under load makes somebody wait for it first.
     assert next((seconds for status, seconds in bought[:UNITS] if status != 201), DECIDE_SECONDS) >= DECIDE_SECONDS
+
+
+async def test_one_too_many_hears_so_whatever_it_sent_and_comes_through_later(template: str, redis_url: str) -> None:
+    async with staged(template, redis_url, settings={"FLASH_IN_FLIGHT_MAX": "1"}) as stage:
+        driver = HttpDriver(stage.authority, stage.owner, stage.session, stage.urls)
+        await driver.open("s", {"a": 100}, 1)
+        await stage.gate_opens(driver.own("s"))
+        place = Place(stage, driver)
+        names = [f"buyer-{number}" for number in range(40)]
+        (heard,) = await pipelined(place, [names])
+        assert {status for status, _ in heard} == {201, 503}
+        for status, body in heard:
+            assert status == 201 or json.loads(body)["verdict"] == "try_later"
+        for name in names:
+            assert await buy(place, name) in {200, 201}
+        assert await driver.available("a") == 100 - len(names)
 
 
 async def test_a_server_that_is_told_to_stop_answers_what_it_was_asked(place: Place) -> None:

@@ -181,8 +181,14 @@ class Connection(asyncio.Protocol):
         return len(self._unread) >= ends and self._pass(head, ends)
 
     def _begin(self, values: Mapping[bytes, bytes], body: bytes) -> None:
-        fields = {name: _text(values[lower]) for lower, name in self._listener.names if lower in values}
-        begun = self._listener.route.begin(fields, body)
+        route = self._listener.route
+        begun: Answer | Coroutine[Any, Any, Answer]
+        if route.is_full(len(self._listener.working)):
+            begun = route.busy
+        else:
+            begun = route.begin(
+                {name: _text(values[lower]) for lower, name in self._listener.names if lower in values}, body
+            )
         sequence = values.get(SEQUENCE_NAME)
         if isinstance(begun, Answer):
             answer = encode(begun, self._tail(sequence))

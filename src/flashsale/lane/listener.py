@@ -20,13 +20,16 @@ class Route(NamedTuple):
     """What the lane takes: ``POST path`` with JSON in one piece.
 
     ``begin`` is given the header fields named in ``fields`` (lower-case name → name as ``begin`` wants it) and the body. It
-    answers, or says who will; neither raises.
+    answers, or says who will; neither raises. ``is_full`` is told how many are worked on: whoever comes then hears ``busy``,
+    and nothing that they sent is looked at.
     """
 
     path: str
     fields: Mapping[bytes, str]
     body_bytes_max: int
     begin: Callable[[Mapping[str, str], bytes], Answer | Coroutine[Any, Any, Answer]]
+    is_full: Callable[[int], bool]
+    busy: Answer
 
 
 class Listener:

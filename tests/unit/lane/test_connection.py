@@ -98,7 +98,9 @@ class World:
         self.begun: list[str] = []
         self.open: dict[str, asyncio.Future[Answer]] = {}
         self.behinds: list[Behind] = []
-        route = Route("/purchases", FIELDS, BODY_BYTES_MAX, self.begin)
+        self.limit = 1_000
+        busy = Answer(503, {"Retry-After": "1"}, b"busy")
+        route = Route("/purchases", FIELDS, BODY_BYTES_MAX, self.begin, lambda working: working >= self.limit, busy)
         self.listener = Listener(route, self.make_behind, "test")
         self.listener.tail = b"Server: test\r\n"
         self.wire, self.connection = Wire(), Connection(self.listener)
@@ -200,6 +202,30 @@ async def test_what_is_no_sequence_is_not_repeated(world: World, value: str) -> 
     world.hear(purchase("now", f"Link-Sequence: {value}\r\n"))
     assert world.wire.said.startswith(b"HTTP/1.1 409 ")
     assert b"Link-Sequence" not in world.wire.said
+
+
+async def test_one_too_many_hears_so_in_its_turn_and_nothing_of_it_is_looked_at(world: World) -> None:
+    busy = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 4\r\nServer: test\r\n%b\r\nbusy"
+    world.limit = 2
+    world.hear(b"".join(map(purchase, ("a", "b", "now"))) + purchase("c", "Link-Sequence: 9\r\n", b"no json"))
+    assert world.begun == ["a {}", "b {}"]
+    await world.tell("a")
+    assert world.wire.said == told("a")
+    world.hear(purchase("d"))
+    assert world.begun == ["a {}", "b {}", "d {}"]
+    await world.tell("b", "d")
+    assert world.wire.said == told("a") + told("b") + busy % b"" + busy % b"Link-Sequence: 9\r\n" + told("d")
+
+
+async def test_the_bound_is_of_all_connections_together(world: World) -> None:
+    world.limit = 1
+    world.hear(purchase("a"))
+    other, wire = Connection(world.listener), Wire()
+    wire.protocol = other
+    other.connection_made(wire)
+    other.data_received(purchase("b"))
+    assert world.begun == ["a {}"]
+    assert wire.said.startswith(b"HTTP/1.1 503 ")
 
 
 async def test_bytes_may_come_one_by_one(world: World) -> None:

@@ -17,10 +17,11 @@ from flashsale.backends.asyncio_redis import metrics
 from flashsale.backends.asyncio_redis.checkout import Checkout
 from flashsale.backends.asyncio_redis.dispatch import Dispatcher
 from flashsale.backends.asyncio_redis.feed import Feed
-from flashsale.backends.asyncio_redis.routes import Routes, livez, problems
+from flashsale.backends.asyncio_redis.routes import Routes, livez, problem, problems
 from flashsale.backends.asyncio_redis.stream import Stream
 from flashsale.backends.asyncio_redis.watch import Watch
 from flashsale.contract import wire
+from flashsale.contract.verdict import DETAILS, Verdict
 from flashsale.gate.client import Gate
 from flashsale.identity import identify_by
 from flashsale.lane.listener import Listener, Route
@@ -105,7 +106,7 @@ async def _serve(settings: Settings, stopping: asyncio.Event, authorities: _Auth
     ops.router.add_get("/metrics", _metrics)
 
     traffic_runner = await _runner(app)
-    lane = _lane(routes, traffic_runner)
+    lane = _lane(routes, checkout, traffic_runner)
     await lane.open(settings.host, settings.port, BACKLOG)
     # scraped and probed by the host's own tools; routes with power join it later, so it never leaves loopback
     ops_runner = await _runner(ops)
@@ -164,10 +165,11 @@ async def _repeat_sequence(request: web.Request, response: web.StreamResponse) -
         response.headers[SEQUENCE_FIELD] = values[0]
 
 
-def _lane(routes: Routes, runner: web.AppRunner) -> Listener:
+def _lane(routes: Routes, checkout: Checkout, runner: web.AppRunner) -> Listener:
     assert runner.server is not None, "the runner is set up"
     fields = {name.lower().encode(): name for name in LANE_FIELDS}
-    route = Route(wire.PURCHASES_PATH, fields, wire.BODY_BYTES_MAX, routes.begin_purchase)
+    busy = problem(Verdict.TRY_LATER, DETAILS[Verdict.TRY_LATER])
+    route = Route(wire.PURCHASES_PATH, fields, wire.BODY_BYTES_MAX, routes.begin_purchase, checkout.is_full, busy)
     return Listener(route, runner.server, SERVER_SOFTWARE)
 
 

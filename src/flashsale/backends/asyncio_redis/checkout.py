@@ -17,6 +17,7 @@ from typing import NamedTuple
 from flashsale.authority.catalog import Catalog
 from flashsale.authority.client import Attempt, AuthorityUnavailable, Decision, NeverSent
 from flashsale.backends.asyncio_redis import metrics
+from flashsale.backends.asyncio_redis.bound import Bound
 from flashsale.backends.asyncio_redis.dispatch import Dispatcher
 from flashsale.contract.verdict import DETAILS, Verdict
 from flashsale.contract.wire import Cart, Purchase, attempt_id
@@ -51,7 +52,7 @@ class _Flight:
 
 
 class Checkout:
-    """Decides purchase attempts, at most ``in_flight_max`` at once."""
+    """Decides purchase attempts, as many at once as it answers in time and at most ``in_flight_max``."""
 
     def __init__(
         self,
@@ -67,14 +68,21 @@ class Checkout:
         self._dispatcher = dispatcher
         self._catalog = catalog
         self._refusals = refusals
-        self._in_flight_max = in_flight_max
+        self._bound = Bound(in_flight_max)
         self._asks_without_gate = asks_without_gate
-        self._in_flight = 0
         self._flights: dict[int, _Flight] = {}  # by purchase id; an int is found without a call of Python's
         self._asks: Counter[str] = Counter()
         self._unsettled: dict[str, list[Settlement]] = {}  # by sale, of this loop turn
         self._settling: set[asyncio.Task[None]] = set()
-        metrics.in_flight.set_function(lambda: self._in_flight)
+        metrics.in_flight.set_function(lambda: self._bound.working)
+        metrics.in_flight_limit.set_function(lambda: self._bound.limit)
+
+    def is_full(self, working: int) -> bool:
+        """Is one attempt more than ``working`` too many? It counts as refused then."""
+        if not self._bound.is_full(working):
+            return False
+        metrics.attempts[Verdict.TRY_LATER] += 1
+        return True
 
     def refuse(self, purchase: uuid.UUID, cart: Cart) -> Outcome | None:
         """What can be said to a first attempt at once, by a copy of PostgreSQL a quarter of a second old at most; None: nothing.
@@ -99,17 +107,17 @@ class Checkout:
 
         ``purchase``: the id of buyer and key; ``receipt``: put this attempt in again.
         """
-        if self._in_flight >= self._in_flight_max:
+        started = time.monotonic()
+        if not self._bound.enter(started):
             metrics.attempts[Verdict.TRY_LATER] += 1
             return _refused(Verdict.TRY_LATER)
-        started = time.perf_counter()
-        self._in_flight += 1
         try:
             outcome = await self._single_flight(purchase, buyer, key, cart, is_retry=is_retry, receipt=receipt)
         finally:
-            self._in_flight -= 1
+            ended = time.monotonic()
+            self._bound.leave(ended, ended - started)
         metrics.attempts[outcome.verdict] += 1
-        metrics.seconds.observe(time.perf_counter() - started)
+        metrics.seconds.observe(ended - started)
         return outcome
 
     async def close(self) -> None:

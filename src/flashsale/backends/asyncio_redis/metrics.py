@@ -71,6 +71,7 @@ registry = CollectorRegistry()
 attempts = _Tally("flashsale_attempts", "Purchase attempts answered, by verdict.", "verdict", Verdict)
 seconds = _Histogram("flashsale_attempt_seconds", "Seconds from a parsed attempt to its answer.", SECONDS_BUCKETS)
 in_flight = Gauge("flashsale_in_flight", "Purchase attempts being worked on.", registry=registry)
+in_flight_limit = Gauge("flashsale_in_flight_limit", "How many may be, so that answers are in time.", registry=registry)
 gate_answers = _Tally("flashsale_gate_answers", "What the gate said, by answer.", "answer", Outcome)
 refused_at_once = _Tally(
     "flashsale_refused_at_once", "Of those attempts, refused without asking the gate.", "verdict", Verdict
