@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NamedTuple
@@ -14,11 +15,13 @@ from flashsale.backends.asyncio_redis.dispatch import DECIDE_SECONDS
 from flashsale.contract import wire
 from tests.contract.drivers import HttpDriver
 from tests.patience import PATIENCE_SECONDS
+from tests.queued_shop import metric
 from tests.sessions import AS_IT_COMES
 from tests.stages import Stage, staged
 
 WAIT_SECONDS = wire.WAIT_SECONDS_MAX
 UNITS = 100
+LOOKS_MAX = 200
 READERS = 400  # more than a server lets wait for its reading connections
 LAST = 20  # who buy at the very end
 
@@ -113,7 +116,7 @@ async def test_one_too_many_hears_so_whatever_it_sent_and_comes_through_later(te
         await driver.open("s", {"a": 100}, 1)
         await stage.gate_opens(driver.own("s"))
         place = Place(stage, driver)
-        names = [f"buyer-{number}" for number in range(40)]
+        names = [f"buyer-{number}" for number in range(8)]
         (heard,) = await pipelined(place, [names])
         assert {status for status, _ in heard} == {201, 503}
         for status, body in heard:
@@ -121,6 +124,51 @@ async def test_one_too_many_hears_so_whatever_it_sent_and_comes_through_later(te
         for name in names:
             assert await buy(place, name) in {200, 201}
         assert await driver.available("a") == 100 - len(names)
+
+
+async def test_a_stop_with_a_batch_at_postgresql_answers_every_request_that_was_sent(place: Place) -> None:
+    names = [[f"{connection}-{number}" for number in range(12)] for connection in range(3)]
+    server = place.stage.servers[0]
+    ready = f"http://127.0.0.1:{server.ops_port}/readyz"
+
+    async def stop() -> None:
+        looks = 0
+        # a machine that is too slow to see it sends its stop a little earlier or later, which must be as well
+        while looks < LOOKS_MAX and not await metric(place.stage, server.ops_port, "flashsale_in_flight"):
+            looks += 1
+            await asyncio.sleep(0.01)
+        server.send(signal.SIGTERM)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while await is_ready(place, ready):
+                await asyncio.sleep(0.01)
+
+    async with place.stage.owner.transaction():  # what the batch needs, so that it is there when the stop comes
+        await place.stage.owner.execute("SELECT FROM flash.stock WHERE sku = $1 FOR UPDATE", place.driver.own("a"))
+        asked = asyncio.create_task(pipelined(place, names, stop))
+        while not asked.done() and await is_ready(place, ready):
+            await asyncio.sleep(0.01)
+    heard = await asked
+    assert await server.stop() == 0
+    for answers, buyers in zip(heard, names, strict=True):
+        for (status, body), who in zip(answers, buyers, strict=True):
+            document = json.loads(body)
+            # the lock may have outlasted the server's patience with PostgreSQL
+            assert (status, document.get("id")) == (201, str(place.driver.purchase(who, who))) or (
+                (status, document["verdict"]) == (503, "try_later")
+            )
+            if status == 201:
+                assert await place.driver.authority.read_purchase(
+                    place.driver.purchase(who, who), place.driver.own(who)
+                )
+
+
+async def is_ready(place: Place, url: str) -> bool:
+    """Does the server want more?"""
+    try:
+        async with place.stage.session.get(url) as answer:
+            return answer.status == 200
+    except aiohttp.ClientError:
+        return False  # it has ended
 
 
 async def test_a_server_that_is_told_to_stop_answers_what_it_was_asked(place: Place) -> None:

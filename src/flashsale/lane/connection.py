@@ -85,6 +85,8 @@ class Connection(asyncio.Protocol):
         if self._is_for_good and self._behind is not None:
             self._behind.data_received(data)
             return
+        if self._listener.is_draining:
+            return  # never begun; but taken off the socket, or closing it would reset the answers before it
         self._unread = self._unread + data if self._unread else data
         self._advance()
 
@@ -113,10 +115,10 @@ class Connection(asyncio.Protocol):
             self._slots.popleft()
             self._out.append(answer)
         self._write()
+        if self._unread:
+            self._advance()
         if self._listener.is_draining:
             self.end_if_idle()
-        elif self._unread:
-            self._advance()
 
     def give_up(self) -> None:
         """Half a request has waited long enough."""
@@ -137,7 +139,7 @@ class Connection(asyncio.Protocol):
         while (
             self._unread
             and self._is_open
-            and not (self._passed or self._is_blocked or self._is_for_good or self._listener.is_draining)
+            and not (self._passed or self._is_blocked or self._is_for_good)
             and len(self._slots) < WORKED_ON_MAX
             and self._take()
         ):

@@ -61,19 +61,20 @@ class Listener:
         )
 
     async def close(self, within_s: float) -> None:
-        """No new connection, a moment later no new request; what was asked is answered, within ``within_s``.
+        """No new connection, a moment later no new request; what came before is answered, within ``within_s``.
 
         What the protocol behind has for good is its own to end.
         """
         if self._server is not None:
             self._server.close()
         await asyncio.sleep(LAST_SECONDS)
+        await asyncio.sleep(0)  # a busy loop comes to this before it comes to what its sockets have got meanwhile
         self.is_draining = True
         for connection in tuple(self.connections):
             connection.end_if_idle()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
-                while self.working or any(connection.is_asked for connection in self.connections):
+                while self.working or self._dirty or any(connection.is_asked for connection in self.connections):
                     self._is_idle.clear()
                     await self._is_idle.wait()
         for connection in tuple(self.connections):

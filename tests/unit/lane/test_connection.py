@@ -1,15 +1,18 @@
 """The lane on a transport that writes down what it is told, with a protocol behind it that answers by the book."""
 
 import asyncio
+import socket
+import time
 from collections.abc import Coroutine, Mapping
 from typing import Any, cast
 
 import pytest
+import uvloop
 
 from flashsale.lane import connection as connection_module
 from flashsale.lane.answer import Answer
 from flashsale.lane.connection import UNREAD_BYTES_MAX, WORKED_ON_MAX, Connection
-from flashsale.lane.listener import PARTIAL_TICKS, Listener, Route
+from flashsale.lane.listener import LAST_SECONDS, PARTIAL_TICKS, Listener, Route
 
 FIELDS = {b"idempotency-key": "Idempotency-Key"}
 BODY_BYTES_MAX = 64
@@ -480,6 +483,59 @@ async def test_a_stop_answers_what_was_asked_and_takes_nothing_new(
     await world.tell("a")
     await closing
     assert (world.wire.writes, world.wire.closed) == ([told("a")], "closed")
+
+
+async def test_a_stop_answers_all_that_was_read_however_much_of_it_waits(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flashsale.lane.listener.LAST_SECONDS", 0)
+    keys = [f"k{number}" for number in range(WORKED_ON_MAX + 2)]
+    world.hear(b"".join(map(purchase, keys)) + GET + purchase("last"))
+    closing = asyncio.create_task(world.listener.close(60))
+    await turns()
+    await world.tell(*keys[:WORKED_ON_MAX])
+    assert world.wire.said == b"".join(map(told, keys[:WORKED_ON_MAX]))
+    await world.tell(*keys[WORKED_ON_MAX:])
+    world.behinds[0].answer()
+    await turns()
+    assert not closing.done()
+    await world.tell("last")
+    await closing
+    assert world.wire.said.endswith(told(keys[-1]) + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok" + told("last"))
+    assert world.wire.closed == "closed"
+
+
+def test_a_stop_answers_what_came_while_the_loop_was_busy() -> None:
+    async def stop() -> bytes:
+        world = World()
+        await world.listener.open("127.0.0.1", 0, 16)
+        assert world.listener._server is not None
+        address = world.listener._server.sockets[0].getsockname()
+        with socket.create_connection(address, 60) as busy, socket.create_connection(address, 60) as client:
+
+            def begin(fields: Mapping[str, str], body: bytes) -> Answer | Coroutine[Any, Any, Answer]:
+                if fields["Idempotency-Key"] == "now-busy":
+                    client.sendall(purchase("now"))
+                    time.sleep(2 * LAST_SECONDS)
+                return world.begin(fields, body)
+
+            world.listener.route = world.listener.route._replace(begin=begin)
+            while len(world.listener.connections) < 3:
+                await asyncio.sleep(0.001)
+            closing = asyncio.create_task(world.listener.close(60))
+            while world.listener._server.is_serving():
+                await asyncio.sleep(0)
+            busy.sendall(purchase("now-busy"))
+            await closing
+            heard = b""
+            while data := await asyncio.to_thread(client.recv, 65_536):
+                heard += data
+        return heard
+
+    with asyncio.Runner(
+        loop_factory=uvloop.new_event_loop
+    ) as runner:  # whose order of timers and sockets is the server's
+        assert runner.run(stop()).endswith(b"\r\n\r\nnow")
 
 
 async def test_a_stop_closes_who_asked_nothing_at_once(world: World) -> None:
