@@ -164,6 +164,20 @@ def test_a_returned_unit_ends_a_word_with_the_next_reading() -> None:
     assert shop.word() is None
 
 
+def test_the_ids_of_a_sale_that_sells_again_are_let_go_and_read_anew() -> None:
+    # they count against the bound that all sales share
+    shop = Shop(ids_max=2)
+    shop.settle()
+    shop.items["hat"].available = 1
+    shop.read()
+    assert not shop.refusals._sales["sale"].won
+    shop.items["hat"].available = 0
+    assert shop.read()
+    assert shop.wish() == {"hat": 0}
+    shop.read()
+    assert (shop.word(purchase=1), shop.word()) == (None, GONE)
+
+
 def test_a_gap_in_a_ledger_ends_it_and_everything_is_read_again() -> None:
     shop = Shop()
     shop.settle()
