@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
+from flashsale import crash
 from loadbalancer import config as balancer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -70,6 +71,11 @@ def _matching(pattern: str, allowed: str) -> Kind:
         return text
 
     return Kind(allowed, parse)
+
+
+def _crash_at(text: str) -> str:
+    crash.parse(text)
+    return text
 
 
 def _url(*schemes: str) -> Kind:
@@ -166,6 +172,7 @@ TABLE: tuple[Setting, ...] = (
     Setting("sse_viewers_max", 5000, _integer(1, 100_000), "viewers of /stock/stream per server; more are asked to come back later"),
     Setting("sse_address_viewers_max", 5000, _integer(1, 100_000),
             "the same per client address as the server sees it: behind a balancer that is one address for all"),
+    Setting("crash_at", "", Kind(crash.ALLOWED, _crash_at), "where a process kills or stops itself, for tests; only with FLASH_AUTH=off"),
     Setting("log_level", "info", _one_of("debug", "info", "warning", "error"), "the least severe line that is logged"),
 )  # fmt: skip
 
@@ -231,6 +238,7 @@ class Settings:
     sse_hz: int
     sse_viewers_max: int
     sse_address_viewers_max: int
+    crash_at: str
     log_level: str
     balancer: Mapping[str, str]  # LB_* variables that were given, as they were written
     origins: Mapping[str, str] = field(repr=False, compare=False)
@@ -259,6 +267,11 @@ class Settings:
             problems.append(
                 f"FLASH_AUTH is 'off' while FLASH_HOST is {values['host']!r}; "
                 "allowed: off only with a loopback host (127.0.0.1, ::1, localhost)"
+            )
+        if values["crash_at"] and values["auth"] != "off":
+            problems.append(
+                f"FLASH_CRASH_AT is {values['crash_at']!r} while FLASH_AUTH is {values['auth']!r}; "
+                "allowed: only with FLASH_AUTH=off, where nobody is served but this machine"
             )
         if problems:
             raise SettingsError(problems)

@@ -13,7 +13,9 @@ SOURCES = REPOSITORY / "src" / "flashsale"
 # Unit → what of this repository it may import. Longest prefix wins.
 MAY_IMPORT: dict[str, set[str]] = {
     "flashsale.contract": set(),
-    "flashsale.settings": {"loadbalancer.config"},  # whose table the launcher prints and checks
+    # whose tables the launcher prints and checks
+    "flashsale.settings": {"loadbalancer.config", "flashsale.crash"},
+    "flashsale.crash": set(),
     "flashsale.logs": set(),
     "flashsale.ops": set(),  # the operations port of asyncio processes that serve nobody
     "flashsale.identity": {"flashsale.contract"},
@@ -23,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "flashsale.payments": {
         "flashsale.contract",
         "flashsale.settings",
+        "flashsale.crash",
         "flashsale.logs",
         "flashsale.ops",
         "flashsale.authority",
@@ -51,6 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "flashsale.backends.asyncio_redis": {
         "flashsale.contract",
         "flashsale.settings",
+        "flashsale.crash",
         "flashsale.logs",
         "flashsale.identity",
         "flashsale.web",
@@ -73,6 +77,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "flashsale.upkeep": {
         "flashsale.contract",
         "flashsale.settings",
+        "flashsale.crash",
         "flashsale.logs",
         "flashsale.ops",
         "flashsale.authority",
@@ -137,6 +142,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 STANDARD_LIBRARY_ONLY = {
     "flashsale.contract",
     "flashsale.settings",
+    "flashsale.crash",
     "flashsale.web",
     "loadbalancer.config",
     "loadbalancer.http1",
@@ -146,7 +152,7 @@ STANDARD_LIBRARY_ONLY = {
     "loadbalancer.retry",
 }
 # Decides, and leaves doing to others.
-PURE = STANDARD_LIBRARY_ONLY - {"flashsale.contract", "flashsale.settings", "flashsale.web"}
+PURE = STANDARD_LIBRARY_ONLY - {"flashsale.contract", "flashsale.settings", "flashsale.crash", "flashsale.web"}
 IMPURE_LIBRARIES = {"asyncio", "socket", "time", "random", "threading", "uvloop"}
 # Runs before anything is installed: other imports only inside functions.
 STANDARD_LIBRARY_AT_THE_TOP = {"flashsale.stack", "flashsale.operate"}

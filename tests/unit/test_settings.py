@@ -51,6 +51,9 @@ def test_nothing_given_is_the_defaults() -> None:
         ("FLASH_HOST", "example.org"),
         ("FLASH_AUTH", "none"),
         ("FLASH_LOG_LEVEL", "INFO"),
+        ("FLASH_CRASH_AT", "upkeep.aplied"),
+        ("FLASH_CRASH_AT", "upkeep.applied:0"),
+        ("FLASH_CRASH_AT", "upkeep.applied:stop:2"),
         ("FLASH_JWT_SECRET", "too-short"),
         ("FLASH_POSTGRES_URL", "mysql://there/flash"),
         ("FLASH_POSTGRES_URL", "postgresql:///flash"),
@@ -94,6 +97,14 @@ def test_auth_off_stays_on_loopback() -> None:
     assert load(FLASH_AUTH="off", FLASH_HOST="::1").auth == "off"
     (problem,) = refused({"FLASH_AUTH": "off", "FLASH_HOST": "0.0.0.0"})
     assert "loopback" in problem
+
+
+def test_a_crash_is_armed_for_tests_alone() -> None:
+    assert load(FLASH_AUTH="off", FLASH_CRASH_AT="upkeep.applied:2:stop").crash_at == "upkeep.applied:2:stop"
+    (problem,) = refused({"FLASH_CRASH_AT": "upkeep.applied"})
+    assert problem.startswith("FLASH_CRASH_AT is 'upkeep.applied' while FLASH_AUTH is 'jwt'; allowed: ")
+    problems = refused({"FLASH_CRASH_AT": "upkeep.applied", "FLASH_AUTH": "off", "FLASH_HOST": "0.0.0.0"})
+    assert "loopback" in problems[0]
 
 
 def test_the_environment_wins_over_the_file_over_the_default(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import structlog
 import uvloop
 from aiohttp import web
 
-from flashsale import logs
+from flashsale import crash, logs
 from flashsale.authority.client import Authority, AuthorityUnavailable
 from flashsale.ops import Operations
 from flashsale.payments.client import Gateways
@@ -89,6 +89,7 @@ def main() -> None:
     """Read the settings, then serve."""
     settings = Settings.load(os.environ)
     logs.configure(ROLE, settings.log_level)
+    crash.arm(settings.crash_at)
     uvloop.run(serve(settings))
 
 

@@ -7,6 +7,7 @@ Whoever dies between any two of these leaves a try that the next message takes u
 import uuid
 from typing import Protocol
 
+from flashsale import crash
 from flashsale.authority.client import Authority, AuthorityUnavailable, BadBatch, Payment, Told
 from flashsale.payments.client import DISPUTED, PENDING, GatewayRefused, Gateways, GatewayUnavailable
 from flashsale.payments.together import Together
@@ -36,6 +37,7 @@ class Worker:
         # The tries in hand share their statements: a payment is mostly round trips.
         self._read: Together[tuple[uuid.UUID, int], Payment | None] = Together(authority.read_payments, BATCH_MAX)
         self._settled: Together[Told, str | None] = Together(authority.settle_payments, BATCH_MAX)
+        self._answered = crash.point("payments.answered")
 
     async def drive(self, purchase: uuid.UUID, number: int, *, is_last: bool = False) -> None:
         """Do what a try needs. ``is_last``: this message will not be tried again, so money that cannot be taken is set free.
@@ -58,6 +60,7 @@ class Worker:
                     raise
                 is_untakable = True  # the void's answer says captured, should this capture have gone through unheard
                 continue
+            self._answered()
             if told.outcome == PENDING:
                 return
             step = await self._settle(told)

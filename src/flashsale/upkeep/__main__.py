@@ -10,7 +10,7 @@ from typing import TypeVar
 import structlog
 import uvloop
 
-from flashsale import logs
+from flashsale import crash, logs
 from flashsale.authority.claim import ClaimRefused
 from flashsale.authority.client import Authority, AuthorityUnavailable
 from flashsale.gate.client import Gate
@@ -104,6 +104,7 @@ def main() -> int:
     """Exit status 0 stopped, 1 refused: the gates of this database are another instance's."""
     settings = Settings.load(os.environ)
     logs.configure(ROLE, settings.log_level)
+    crash.arm(settings.crash_at)
     refused = False
     try:
         uvloop.run(serve(settings))

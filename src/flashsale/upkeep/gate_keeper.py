@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import structlog
 
+from flashsale import crash
 from flashsale.authority.client import STATEMENT_MS, Authority, LiveSale, Movements
 from flashsale.gate.client import Applied, Gate, GateDamaged, GateUnavailable, GateView, Step
 from flashsale.stream import wakeup
@@ -56,6 +57,7 @@ class GateKeeper:
         self._drift_watch = plan.DriftWatch()
         self._damaged: dict[str, int] = {}  # sale -> epoch of a gate on which a script failed
         self._good = _Good("", float("-inf"))
+        self._applied = crash.point("upkeep.applied")
 
     @property
     def ready(self) -> bool:
@@ -99,6 +101,8 @@ class GateKeeper:
             for (_, _, step), result in zip(steps, done, strict=True)
             if step.rows and result is Applied.APPLIED  # of several keepers one tells
         }
+        if moved:
+            self._applied()
         # The sound gates first: one that cannot be repaired must not let the others grow old, nor keep them from repair.
         failed: GateDamaged | None = None
         for sale, cause in causes.items():

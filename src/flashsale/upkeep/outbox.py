@@ -12,6 +12,7 @@ import aio_pika
 import structlog
 from aio_pika.abc import AbstractConnection, AbstractExchange
 
+from flashsale import crash
 from flashsale.authority.client import Authority, OutboxEvent
 from flashsale.contract import events
 from flashsale.payments import queues
@@ -43,6 +44,7 @@ class Outbox:
         self._connection: AbstractConnection | None = None
         self._events: AbstractExchange | None = None
         self._failures = 0
+        self._published = crash.point("upkeep.published")
 
     async def round(self) -> float:
         """Relay what waits; returns the seconds until the next round. Raises ``AuthorityUnavailable``.
@@ -80,6 +82,8 @@ class Outbox:
         sent = [number for number, result in fates if result is None]
         refused = [number for number, result in fates if isinstance(result, Refused)]
         lost = {number: error for number, error in fates if error is not None and not isinstance(error, Refused)}
+        if sent:
+            self._published()
         await self._authority.mark_sent(sent, list(lost), refused)
         self._metrics.relayed.inc(len(sent))
         self._metrics.refused.inc(len(refused))

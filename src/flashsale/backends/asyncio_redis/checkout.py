@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from flashsale import crash
 from flashsale.authority.catalog import Catalog
 from flashsale.authority.client import Attempt, AuthorityUnavailable, Decision, NeverSent
 from flashsale.backends.asyncio_redis import metrics
@@ -74,6 +75,9 @@ class Checkout:
         self._asks: Counter[str] = Counter()
         self._unsettled: dict[str, list[Settlement]] = {}  # by sale, of this loop turn
         self._settling: set[asyncio.Task[None]] = set()
+        self._debited = crash.point("asyncio_redis.debited")
+        self._decided = crash.point("asyncio_redis.decided")
+        self._answered = crash.point("asyncio_redis.answered")
         metrics.in_flight.set_function(lambda: self._bound.working)
         metrics.in_flight_limit.set_function(lambda: self._bound.limit)
 
@@ -187,6 +191,7 @@ class Checkout:
         metrics.gate_answers[outcome] += 1
         match outcome:
             case GateOutcome.DEBITED:
+                self._debited()
                 return await self._settled(attempt._replace(epoch=epoch), sale)
             case GateOutcome.KNOWN:
                 return await self._authority_says(attempt)
@@ -204,6 +209,7 @@ class Checkout:
             return _refused(Verdict.TRY_LATER)
         except AuthorityUnavailable:
             return _refused(Verdict.TRY_LATER)  # unknown: only the janitor may give the units back
+        self._decided()
         self._settle_soon(sale, attempt.rid, keep=decision.verdict is Verdict.HELD)
         return _told(decision)
 
@@ -216,6 +222,7 @@ class Checkout:
         self._unsettled.setdefault(sale, []).append(Settlement(rid, keep))
 
     async def _settle(self) -> None:
+        self._answered()
         unsettled, self._unsettled = self._unsettled, {}
         for sale, settlements in unsettled.items():
             try:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 
 import structlog
 
+from flashsale import crash
 from flashsale.authority.batch import decide
 from flashsale.authority.client import Attempt, Authority, AuthorityUnavailable, Decision, NeverSent
 from flashsale.backends.asyncio_redis import metrics
@@ -36,6 +37,7 @@ class Dispatcher:
         self._waiting: deque[tuple[Attempt, asyncio.Future[Decision]]] = deque()
         self._arrived = asyncio.Event()
         self.task = asyncio.create_task(self._run())  # ends only with the process: whoever runs it must watch it
+        self._deciding = crash.point("asyncio_redis.deciding")
         self.is_up = True  # False: the last batch got no answer; nobody should debit the gate for a decision
         metrics.authority_up.set(1)
 
@@ -67,6 +69,7 @@ class Dispatcher:
         # they stay at the head of the queue until they are answered, so that whatever happens, somebody answers them
         batch = list(itertools.islice(self._waiting, self._batch_max))
         began = time.perf_counter()
+        self._deciding()
         try:
             decisions = await decide(self._authority, [attempt for attempt, _ in batch], DECIDE_SECONDS)
         except AuthorityUnavailable as error:
