@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 import aiohttp
+import psutil
 
 from flashsale.settings import REPOSITORY
 from flashsale.stack.processes import dies_with_us, port_is_free
@@ -96,6 +97,36 @@ class Process:
                 return answer.status == 200
         except aiohttp.ClientError:
             return False
+
+    async def dies(self) -> None:
+        """Wait until it is killed, be it by itself."""
+        assert self.child is not None
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert await self.child.wait() == -signal.SIGKILL, self.log.read_text()
+
+    @property
+    def is_dead(self) -> bool:
+        return self.child is not None and self.child.returncode is not None
+
+    @property
+    def is_standing(self) -> bool:
+        """Has it stopped, be it by itself?"""
+        return self.child is not None and psutil.Process(self.child.pid).status() == psutil.STATUS_STOPPED
+
+    async def stands(self) -> None:
+        """Wait until it has stopped."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not self.is_standing:
+                await asyncio.sleep(0.01)
+
+    async def restart(self, **settings: str) -> Self:
+        """Kill -9 unless it is dead, then start again on the same ports, with other settings if there are any."""
+        assert self.child is not None
+        if self.child.returncode is None:
+            self.child.kill()
+            await self.child.wait()
+        self.tell_environment(settings)
+        return await self.start()
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to this process and no other."""
