@@ -29,6 +29,7 @@ class Shop:
         self._sha = await self._redis.script_load(self._script)
         self._run_id = (await self._redis.info("server"))["run_id"]
         self._sender = asyncio.create_task(self._send())
+        common.collect_seldom()
 
     async def post(self, request: web.Request) -> web.Response:
         """``POST /purchases``."""

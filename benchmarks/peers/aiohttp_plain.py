@@ -24,6 +24,7 @@ class Shop:
     async def start(self, _: web.Application) -> None:
         """Learn which Redis it is."""
         self._run_id = (await self._redis.info("server"))["run_id"]
+        common.collect_seldom()
 
     async def post(self, request: web.Request) -> web.Response:
         """``POST /purchases``."""

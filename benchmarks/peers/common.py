@@ -1,5 +1,6 @@
 """What the Python peers share: reading an attempt, the arguments of the script, and the problem for its answer."""
 
+import gc
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from flashsale.identity import Identify, identify_by
 
 SALE = "bench"
 GATE_KEY = f"{{{SALE}}}:gate"
+COLLECT_EVERY = 20_000  # objects, as our own server
 
 
 class Setup(NamedTuple):
@@ -34,6 +36,13 @@ class Asked(NamedTuple):
 
     path: str
     arguments: list[str]
+
+
+def collect_seldom() -> None:
+    """As our own server, once everything stands: what an attempt makes is no cycle, and by default all is looked through for some."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_EVERY)
 
 
 def read(headers: Mapping[str, str], body: bytes, identify: Identify) -> Asked:

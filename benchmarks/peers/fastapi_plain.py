@@ -27,6 +27,7 @@ def make_app(setup: common.Setup) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         nonlocal run_id
         run_id = (await redis.info("server"))["run_id"]
+        common.collect_seldom()
         yield
 
     app = FastAPI(lifespan=lifespan, openapi_url=None)
@@ -54,5 +55,6 @@ if __name__ == "__main__":
         loop="uvloop",
         http="httptools",
         access_log=False,
+        proxy_headers=False,  # a middleware that nobody needs here
         log_level="warning",
     )
