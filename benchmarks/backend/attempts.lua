@@ -1,27 +1,32 @@
 -- wrk's requests: each a purchase attempt of its own, with a key that nobody has used. One JSON line on stdout at the end.
 --
---   arguments  prefix of the keys, SKU, quantity, file of identity lines: "Buyer-Id: ..." or "Authorization: ...", one each
+--   arguments  prefix of the keys, file of bodies, one a line, and a file of identities: "Buyer-Id: ..." or
+--              "Authorization: ...", one a line. Both are taken in turn. Without the latter every attempt is a buyer's own.
 --
 -- The request is put together from strings: wrk.format walks a table per request, which costs more than all the rest.
 
-local head, tail, identities, count, sent
+local heads, tails, identities, count, sent = {}, {}, {}, 0, 0
 
 function init(arguments)
-  local prefix, sku, quantity = arguments[1], arguments[2], arguments[3]
-  local body = '{"items":[{"sku":"' .. sku .. '","quantity":' .. quantity .. '}]}'
-  head = 'POST /purchases HTTP/1.1\r\nHost: ' .. wrk.host .. ':' .. wrk.port .. '\r\nContent-Type: application/json\r\n'
-    .. 'Content-Length: ' .. #body .. '\r\nIdempotency-Key: ' .. prefix
-  tail = '\r\n\r\n' .. body
-  identities = {}
-  for line in io.lines(arguments[4]) do
-    identities[#identities + 1] = '\r\n' .. line .. tail
+  local prefix, bodies, names = arguments[1], arguments[2], arguments[3]
+  for body in io.lines(bodies) do
+    heads[#heads + 1] = 'POST /purchases HTTP/1.1\r\nHost: ' .. wrk.host .. ':' .. wrk.port
+      .. '\r\nContent-Type: application/json\r\nContent-Length: ' .. #body .. '\r\nIdempotency-Key: ' .. prefix
+    tails[#tails + 1] = '\r\n\r\n' .. body
   end
-  count, sent = #identities, 0
+  if names then
+    for line in io.lines(names) do
+      identities[#identities + 1] = '\r\n' .. line
+    end
+  end
+  count = #identities
 end
 
 function request()
   sent = sent + 1
-  return head .. string.format('%010d', sent) .. identities[sent % count + 1]
+  local number, turn = string.format('%010d', sent), sent % #heads + 1
+  local identity = count > 0 and identities[sent % count + 1] or '\r\nBuyer-Id: buyer-' .. number
+  return heads[turn] .. number .. identity .. tails[turn]
 end
 
 function done(summary, latency)

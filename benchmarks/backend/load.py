@@ -1,28 +1,27 @@
-"""One load: wrk with 64 connections on one server, what it saw, and the CPU that everybody took meanwhile."""
+"""One load: a closed loop of wrk's on one server, what it saw, and the CPU that everybody took meanwhile."""
 
 import asyncio
 import contextlib
 import json
 import resource
+import shutil
+import signal
+import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import psutil
 
+from benchmarks.backend import flood
+from benchmarks.backend.attempts import Attempts
+
 SCRIPT = Path(__file__).with_name("attempts.lua")
 CONNECTIONS = 64
-SPARE_SECONDS = 30.0  # beyond its duration; a wrk that needs longer hangs
+SPARE_SECONDS = 60.0  # beyond its duration; a wrk that needs longer hangs
 SERVER, GENERATOR = "server", "generator"
-
-
-class Attempts(NamedTuple):
-    """What is sent: so many units of ``sku`` in each attempt, by one of the identities in the file, under fresh keys."""
-
-    sku: str
-    quantity: int
-    identities: Path
-    prefix: str  # ten digits follow, which make it a key
 
 
 class Seen(NamedTuple):
@@ -39,31 +38,25 @@ class Seen(NamedTuple):
     memory_mib: dict[str, float]  # resident, afterwards; shared pages count for each process that has them
 
 
-async def send(url: str, attempts: Attempts, seconds: int, watched: Mapping[str, int]) -> Seen:
-    """Load ``url``. ``watched``: pids by name, children included; SERVER is the one loaded.
+async def send(
+    url: str,
+    attempts: Attempts,
+    seconds: int,
+    watched: Mapping[str, int],
+    *,
+    connections: int = CONNECTIONS,
+    ends: asyncio.Event | None = None,
+) -> Seen:
+    """Load ``url``, for ``seconds`` or until ``ends``. ``watched``: pids by name, children included; SERVER is the one loaded.
 
-    Raises ``RuntimeError`` when wrk fails.
+    Raises ``RuntimeError`` when the generator fails. Without wrk it is ours, which takes more CPU for the same.
     """
-    before = {name: _cpu_seconds(pid) for name, pid in watched.items()}
-    own = _children_seconds()
-    wrk = await asyncio.create_subprocess_exec(
-        *("wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "5s", "-s", str(SCRIPT), url),
-        *("--", attempts.prefix, attempts.sku, str(attempts.quantity), str(attempts.identities)),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(seconds + SPARE_SECONDS):
-            said, _ = await wrk.communicate()
-    finally:
-        if wrk.returncode is None:
-            wrk.kill()
-            await wrk.wait()
-    if wrk.returncode != 0:
-        raise RuntimeError(f"wrk ended with {wrk.returncode}: {said.decode(errors='replace')[-500:]}")
-    found = json.loads(said.splitlines()[-1])
-    used = {name: _cpu_seconds(pid) - before[name] for name, pid in watched.items()}
-    used[GENERATOR] = _children_seconds() - own
+    before = {name: cpu_seconds(pid) for name, pid in watched.items()}
+    own = _own_seconds()
+    generate = _by_wrk if has_wrk() else _by_ours
+    found = await generate(url, attempts, seconds, connections, ends or asyncio.Event())
+    used = {name: cpu_seconds(pid) - before[name] for name, pid in watched.items()}
+    used[GENERATOR] = _own_seconds() - own
     answers = max(found["answers"], 1)
     return Seen(
         rate=found["answers"] / found["seconds"],
@@ -74,16 +67,72 @@ async def send(url: str, attempts: Attempts, seconds: int, watched: Mapping[str,
         broken=found["broken"],
         cpu_us={name: seconds_used / answers * 1e6 for name, seconds_used in used.items()},
         busy=used[SERVER] / found["seconds"],
-        memory_mib={name: round(_resident_bytes(pid) / 2**20, 1) for name, pid in watched.items()},
+        memory_mib={name: round(resident_bytes(pid) / 2**20, 1) for name, pid in watched.items()},
     )
 
 
-def _cpu_seconds(pid: int) -> float:
+def has_wrk() -> bool:
+    """Is there one?"""
+    return shutil.which("wrk") is not None
+
+
+def cpu_seconds(pid: int) -> float:
+    """What the process and its children took so far."""
     return float(sum(times.user + times.system for times in _of_all(pid, psutil.Process.cpu_times)))
 
 
-def _resident_bytes(pid: int) -> int:
+def resident_bytes(pid: int) -> int:
+    """The memory that they have."""
     return int(sum(memory.rss for memory in _of_all(pid, psutil.Process.memory_info)))
+
+
+async def _by_wrk(url: str, attempts: Attempts, seconds: int, connections: int, ends: asyncio.Event) -> dict[str, Any]:
+    with tempfile.NamedTemporaryFile("w", encoding="ascii", suffix=".bodies") as bodies:
+        bodies.writelines(f"{body}\n" for body in attempts.bodies)
+        bodies.flush()
+        wrk = await asyncio.create_subprocess_exec(
+            *("wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "-s", str(SCRIPT), url),
+            *("--", attempts.prefix, bodies.name, *([str(attempts.identities)] if attempts.identities else [])),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        stopping = asyncio.create_task(_interrupt(wrk, ends))
+        try:
+            async with asyncio.timeout(seconds + SPARE_SECONDS):
+                said, _ = await wrk.communicate()
+        finally:
+            stopping.cancel()
+            if wrk.returncode is None:
+                wrk.kill()
+                await wrk.wait()
+    if wrk.returncode != 0:
+        raise RuntimeError(f"wrk ended with {wrk.returncode}: {said.decode(errors='replace')[-500:]}")
+    found: dict[str, Any] = json.loads(said.splitlines()[-1])
+    return found
+
+
+async def _interrupt(wrk: asyncio.subprocess.Process, ends: asyncio.Event) -> None:
+    await ends.wait()
+    with contextlib.suppress(ProcessLookupError):
+        wrk.send_signal(signal.SIGINT)  # it says what it saw until here
+
+
+async def _by_ours(url: str, attempts: Attempts, seconds: int, connections: int, ends: asyncio.Event) -> dict[str, Any]:
+    parts = urlsplit(url)
+    assert parts.port is not None
+    async with flood.opened(parts.port, connections) as one:
+        timer = asyncio.get_running_loop().call_later(seconds, ends.set)
+        record, start = await one.closed_loop(attempts.requests(parts.netloc), 1, ends, SPARE_SECONDS)
+        timer.cancel()
+    took = [done - sent for sent, done in zip(record.sent, record.done, strict=True)]
+    return {
+        "answers": len(took),
+        "seconds": time.perf_counter() - start,
+        "p50_ms": flood.quantile(took, 0.5) * 1e3,
+        "p99_ms": flood.quantile(took, 0.99) * 1e3,
+        "refusals": sum(status >= 400 for status in record.statuses),
+        "broken": 0,
+    }
 
 
 def _of_all(pid: int, ask: Callable[[psutil.Process], Any]) -> list[Any]:
@@ -96,7 +145,7 @@ def _of_all(pid: int, ask: Callable[[psutil.Process], Any]) -> list[Any]:
     return found
 
 
-def _children_seconds() -> float:
-    # of those that were waited for: wrk is the only child that ends while something is measured
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def _own_seconds() -> float:
+    # wrk's, which is the only child that ends while something is measured, and our own: we are the generator without it
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime

@@ -1,69 +1,119 @@
-"""From what was seen to a table: medians, their spread, and ratios that are taken within a round. Pure."""
+"""From what was seen to tables: medians, their spread, and ratios that are taken within a round. Pure."""
 
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from benchmarks.backend.load import CONNECTIONS, SERVER, Seen
+from benchmarks.backend.load import SERVER, Seen
 
-HEADER = [
-    *("SCENARIO", "AUTH", "SERVER", "PER SECOND", "SPREAD", "OURS IS x TIMES", "OUR CPU IS x TIMES"),
+LOAD_HEADER = [
+    *("WHAT", "AUTH", "SERVER", "PER SECOND", "SPREAD", "OURS IS x TIMES", "OUR CPU IS x TIMES"),
     *("P50 MS", "P99 MS", "BUSY", "CPU US PER ANSWER"),
 ]
-
-
-class Effort(NamedTuple):
-    """How long it is measured."""
-
-    rounds: int
-    seconds: int
-    warm_up_seconds: int
+BUSY_IS = "BUSY is the server's share of a core: far below 100% something else was the limit, and only CPU compares."
 
 
 class Cell(NamedTuple):
-    """One row of the table, by names."""
+    """One row of loads, by names."""
 
-    scenario: str
+    what: str
     auth: str
     server: str
 
 
-def report(seen: Mapping[Cell, Sequence[Seen]], ours: str, effort: Effort, left_out: Sequence[str]) -> dict[str, Any]:
-    """The table, its notes, and every round it comes from. Each cell has one load per round; ``ours`` is compared."""
-    rows, cells = [], []
-    for cell, loads in seen.items():
-        mine = seen[cell._replace(server=ours)]
-        rate_ratios = [a.rate / b.rate for a, b in zip(mine, loads, strict=True)]
-        cpu_ratios = [_server_cpu(a) / _server_cpu(b) for a, b in zip(mine, loads, strict=True)]
-        is_ours = cell.server == ours
-        rates = [one.rate for one in loads]
-        cpu = {name: statistics.median(one.cpu_us[name] for one in loads) for name in loads[0].cpu_us}
-        rows.append(
-            [
-                *cell,
-                f"{statistics.median(rates):,.0f}",
-                f"{min(rates):,.0f}-{max(rates):,.0f}",
-                "" if is_ours else _spread(rate_ratios),
-                "" if is_ours else _spread(cpu_ratios),
-                f"{statistics.median(one.p50_ms for one in loads):.2f}",
-                f"{statistics.median(one.p99_ms for one in loads):.2f}",
-                f"{statistics.median(one.busy for one in loads):.0%}",
-                " ".join(f"{name} {used:.0f}" for name, used in cpu.items() if used >= 1),
-            ]
-        )
-        ratios = {"our_rate_to_its": rate_ratios, "our_cpu_to_its": cpu_ratios}
-        cells.append({**cell._asdict(), **ratios, "rounds": [one._asdict() for one in loads]})
-    notes = [
-        f"{effort.rounds} rounds of {effort.seconds} s per row, after a warm-up; {CONNECTIONS} connections; medians.",
-        "BUSY is the server's share of its core: far below 100% something else was the limit, and only CPU compares.",
-        *left_out,
+class Bar(NamedTuple):
+    """Something that is wanted, what was found, and beside what in the same run. Missed, it fails nothing: it is the machine's as well."""
+
+    wanted: str
+    found: float
+    beside: str
+    is_met: bool
+
+    def __str__(self) -> str:
+        return f"{'met' if self.is_met else 'MISSED'}: {self.wanted}; found {self.found:,.2f} ({self.beside})"
+
+
+class Section(NamedTuple):
+    """What one part has to say. ``raw``: every round, for a result file."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str]
+    bars: Sequence[Bar]
+    raw: Mapping[str, Any]
+
+
+def at_least(wanted: float, of: Sequence[float], what: str, beside: str) -> Bar:
+    """The median of rounds is no less."""
+    return Bar(f"{what} at least {wanted:,g}", middle(of), f"{beside}; rounds {span(of)}", middle(of) >= wanted)
+
+
+def at_most(wanted: float, of: Sequence[float], what: str, beside: str) -> Bar:
+    """The median of rounds is no more."""
+    return Bar(f"{what} at most {wanted:,g}", middle(of), f"{beside}; rounds {span(of)}", middle(of) <= wanted)
+
+
+def middle(values: Sequence[float]) -> float:
+    """The median; 0 of nothing."""
+    return statistics.median(values) if values else 0.0
+
+
+def span(values: Sequence[float]) -> str:
+    """From the least to the most."""
+    return f"{_short(min(values))}-{_short(max(values))}" if values else "none"
+
+
+def spread(values: Sequence[float]) -> str:
+    """The median, and between what."""
+    return f"{_short(middle(values))} ({span(values)})"
+
+
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """Round by round. A clock of 10 ms may show no CPU in a very short one."""
+    return [mine / max(other, 1e-9) for mine, other in zip(ours, theirs, strict=True)]
+
+
+def rates(loads: Sequence[Seen]) -> list[float]:
+    """Of the rounds."""
+    return [one.rate for one in loads]
+
+
+def load_row(cell: Cell, loads: Sequence[Seen], mine: Sequence[Seen] | None = None) -> list[str]:
+    """One row under LOAD_HEADER; compared with ``mine`` if they are not the same."""
+    cpu = {name: middle([one.cpu_us[name] for one in loads]) for name in loads[0].cpu_us}
+    return [
+        *cell,
+        f"{middle(rates(loads)):,.0f}",
+        span(rates(loads)),
+        "" if mine is None else spread(ratios(rates(mine), rates(loads))),
+        "" if mine is None else spread(ratios(_server_cpu(mine), _server_cpu(loads))),
+        f"{middle([one.p50_ms for one in loads]):.2f}",
+        f"{middle([one.p99_ms for one in loads]):.2f}",
+        f"{middle([one.busy for one in loads]):.0%}",
+        " ".join(f"{name} {used:.0f}" for name, used in cpu.items() if used >= 1),
     ]
-    return {"table": {"header": HEADER, "rows": rows}, "notes": notes, "cells": cells}
 
 
-def _server_cpu(one: Seen) -> float:
-    return max(one.cpu_us[SERVER], 0.1)  # a clock of 10 ms may show none in a very short round
+def whole(sections: Mapping[str, Section]) -> dict[str, Any]:
+    """What ``bench`` is told: tables, notes, bars, and every round of every part."""
+    return {
+        "tables": [
+            {"title": section.title, "header": list(section.header), "rows": [list(row) for row in section.rows]}
+            for section in sections.values()
+        ],
+        "notes": [
+            *(note for section in sections.values() for note in section.notes),
+            *(str(bar) for section in sections.values() for bar in section.bars),
+        ],
+        "bars": [bar._asdict() for section in sections.values() for bar in section.bars],
+        "parts": {name: dict(section.raw) for name, section in sections.items()},
+    }
 
 
-def _spread(ratios: Sequence[float]) -> str:
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+def _server_cpu(loads: Sequence[Seen]) -> list[float]:
+    return [max(one.cpu_us[SERVER], 0.1) for one in loads]
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"

@@ -1,17 +1,20 @@
-"""The servers that are compared: how each is started, alone on its core, and how it shows that it answers."""
+"""The servers that are compared: how each is started, on which cores, and how it shows that it answers."""
 
 import asyncio
 import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
+from benchmarks.backend.attempts import body
 from flashsale.contract import wire
 from flashsale.settings import ASYNCIO_REDIS, REPOSITORY
 from flashsale.stack.processes import dies_with_us, free_port
@@ -19,6 +22,8 @@ from flashsale.stack.processes import dies_with_us, free_port
 READY_SECONDS = 60.0
 STOP_SECONDS = 15.0
 LUA = REPOSITORY / "src" / "flashsale" / "gate" / "lua" / "reserve.lua"
+_ATTEMPTS = re.compile(rb'^flashsale_attempts_total\{verdict="(\w+)"\} ([0-9.e+]+)$', re.MULTILINE)
+_AT_THE_GATE = re.compile(rb'^flashsale_gate_answers_total\{answer="(\w+)"\} ([0-9.e+]+)$', re.MULTILINE)
 
 
 class Contestant(NamedTuple):
@@ -39,37 +44,54 @@ class Server(NamedTuple):
     auth: str
     pid: int
     port: int
+    ops_port: int
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
 
 @contextlib.asynccontextmanager
 async def running(
-    contestant: Contestant, auth: str, environment: Mapping[str, str], core: int
+    contestant: Contestant, auth: str, environment: Mapping[str, str], cores: Collection[int]
 ) -> AsyncIterator[Server]:
-    """Start it on ``core``; it accepts connections when this yields. Raises ``RuntimeError`` when it never does."""
+    """Start it on ``cores``; it accepts connections when this yields. Raises ``RuntimeError`` when it never does."""
     port, ops_port = free_port(), free_port()
     path = ":".join(part for part in (contestant.path, environment.get("PYTHONPATH", "")) if part)
+    given = {
+        **environment,
+        "PYTHONPATH": path,
+        "FLASH_ROLE": ASYNCIO_REDIS,
+        "FLASH_AUTH": auth,
+        "FLASH_PORT": str(port),
+        "FLASH_OPS_PORT": str(ops_port),
+        "FLASH_LOG_LEVEL": "warning",
+        "RESERVE_LUA": str(LUA),
+    }
+    async with process(contestant.name, contestant.command, given, cores, port) as pid:
+        yield Server(contestant, auth, pid, port, ops_port)
+
+
+@contextlib.asynccontextmanager
+async def process(
+    name: str, command: Sequence[str], environment: Mapping[str, str], cores: Collection[int], port: int
+) -> AsyncIterator[int]:
+    """One child's pid, once it accepts connections at ``port``. Raises ``RuntimeError`` when it never does."""
     child = await asyncio.create_subprocess_exec(
-        *contestant.command,
+        *command,
         cwd=REPOSITORY,
-        env={
-            **environment,
-            "PYTHONPATH": path,
-            "FLASH_AUTH": auth,
-            "FLASH_PORT": str(port),
-            "FLASH_OPS_PORT": str(ops_port),
-            "RESERVE_LUA": str(LUA),
-        },
+        env=dict(environment),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=sys.stderr,
-        preexec_fn=_alone_on(core),
+        preexec_fn=_on(cores),
     )
     try:
-        await _until_accepting(contestant.name, child, port)
-        yield Server(contestant, auth, child.pid, port)
+        await _until_accepting(name, child, port)
+        yield child.pid
     finally:
         await _stop(child)
 
@@ -77,23 +99,45 @@ async def running(
 def ask(server: Server, identity: str, key: str, sku: str, quantity: int) -> tuple[int, str | None]:
     """One attempt: status and verdict (None for a purchase)."""
     name, _, value = identity.partition(": ")
-    body = json.dumps({"items": [{"sku": sku, "quantity": quantity}]})
     headers = {"Content-Type": wire.JSON_TYPE, wire.KEY_HEADER: key, name: value}
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     try:
-        connection.request("POST", wire.PURCHASES_PATH, body, headers)
+        connection.request("POST", wire.PURCHASES_PATH, body(sku, quantity), headers)
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read()).get("verdict")
     finally:
         connection.close()
 
 
-def _alone_on(core: int) -> Callable[[], None]:
+async def verdicts(server: Server) -> Counter[str]:
+    """How many attempts it answered how, by its own count."""
+    return _tally(_ATTEMPTS, await asyncio.to_thread(_metrics, server))
+
+
+async def gate_answers(server: Server) -> Counter[str]:
+    """What the gate told it so far."""
+    return _tally(_AT_THE_GATE, await asyncio.to_thread(_metrics, server))
+
+
+def _tally(pattern: re.Pattern[bytes], page: bytes) -> Counter[str]:
+    return Counter({word.decode(): int(float(count)) for word, count in pattern.findall(page)})
+
+
+def _metrics(server: Server) -> bytes:
+    connection = http.client.HTTPConnection("127.0.0.1", server.ops_port, timeout=30)
+    try:
+        connection.request("GET", "/metrics")
+        return connection.getresponse().read()
+    finally:
+        connection.close()
+
+
+def _on(cores: Collection[int]) -> Callable[[], None]:
     die = dies_with_us(signal.SIGTERM)
 
     def before_exec() -> None:
         die()
-        os.sched_setaffinity(0, {core})
+        os.sched_setaffinity(0, cores)
 
     return before_exec
 

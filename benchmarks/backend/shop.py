@@ -1,59 +1,84 @@
-"""The sale that is loaded, and the identities that load it. The merchant's part: the shoppers know the wire alone."""
+"""The sales that are loaded, and the identities that load them. The merchant's part: the shoppers know the wire alone."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
+
+import asyncpg
 
 from flashsale import identity
 from flashsale.authority.client import Authority
 from flashsale.contract import wire
 
-SALE = "bench"
-SHORT, GONE, PLENTY = "short", "gone", "plenty"
-UNITS = {SHORT: 1, GONE: 1, PLENTY: 1_000_000_000}
+PLENTY = 1_000_000_000
 BUYERS = 10_000  # each comes again after so many attempts: no server is measured by what it remembers of the last one
 HOURS = 12  # a hold must not lapse under the measurement
+LIMIT = 1_000_000
+
+_BOOKS = """
+    SELECT k.available, coalesce(sum(l.quantity) FILTER (WHERE p.state = 'HELD'), 0) AS held
+    FROM stock k LEFT JOIN line l ON l.sku = k.sku LEFT JOIN purchase p ON p.id = l.purchase_id
+    WHERE k.sku = $1 GROUP BY k.available"""
+_AVAILABLE = "SELECT available FROM stock WHERE sku = $1"
+_UNSENT = "SELECT count(*) FROM (SELECT FROM outbox WHERE sent_at IS NULL LIMIT 1) waiting"
 
 
-class Scenario(NamedTuple):
-    """Who is asked for what, and what everybody must hear."""
+class Books(NamedTuple):
+    """Of one SKU, by PostgreSQL."""
 
-    name: str
-    sku: str
-    quantity: int
-    status: int
-    verdict: str | None  # None: a purchase
-    has_peers: bool
+    available: int
+    held: int
 
 
-SCENARIOS = (
-    # one unit is left, and everybody wants two: no flag can say so, for the item is not sold out
-    Scenario("sold out, by the gate", SHORT, 2, 409, "sold_out", has_peers=True),
-    # nothing is left, which a server that keeps a copy of the stock needs ask nobody for
-    Scenario("sold out, at once", GONE, 1, 409, "sold_out", has_peers=False),
-    Scenario("held and committed", PLENTY, 1, 201, None, has_peers=False),
-)
+class Shop:
+    """The merchant's desk."""
 
+    def __init__(self, authority: Authority, connection: asyncpg.Connection) -> None:
+        self._authority = authority
+        self._connection = connection
 
-async def open_sale(postgres_url: str) -> None:
-    """Create the sale, open now."""
-    now = datetime.now(UTC)
-    authority = await Authority.connect(postgres_url, size=1)
-    try:
-        await authority.create_sale(
-            SALE,
+    @classmethod
+    async def open(cls, postgres_url: str) -> "Shop":
+        """Raises what a connection raises."""
+        authority = await Authority.connect(postgres_url, size=1)
+        connection = await asyncpg.connect(postgres_url, server_settings={"search_path": "flash"})
+        return cls(authority, connection)
+
+    async def close(self) -> None:
+        """Go home."""
+        await self._connection.close()
+        await self._authority.close()
+
+    async def open_sale(self, sale: str, units: Mapping[str, int]) -> None:
+        """Create the sale of so many units per SKU, open now."""
+        now = datetime.now(UTC)
+        await self._authority.create_sale(
+            sale,
             merchant="bench",
-            name="bench",
+            name=sale,
             opens=now - timedelta(minutes=1),
             closes=now + timedelta(hours=HOURS),
-            buyer_limit=1_000_000,
+            buyer_limit=LIMIT,
             hold_seconds=HOURS * 3600,
             currency="EUR",
         )
-        for sku, units in UNITS.items():
-            await authority.add_item(SALE, sku, sku, 100, units)
-    finally:
-        await authority.close()
+        for sku, count in units.items():
+            await self._authority.add_item(sale, sku, sku, 100, count)
+
+    async def available(self, sku: str) -> int:
+        """What is left."""
+        return int(await self._connection.fetchval(_AVAILABLE, sku, timeout=60))
+
+    async def books(self, sku: str) -> Books:
+        """What is left, and what is held, each from its own table."""
+        row = await self._connection.fetchrow(_BOOKS, sku, timeout=300)
+        assert row is not None, "a SKU of ours"
+        return Books(row["available"], row["held"])
+
+    async def has_unsent_events(self) -> bool:
+        """Has the relay anything to do?"""
+        return bool(await self._connection.fetchval(_UNSENT, timeout=300))
 
 
 def write_identities(path: Path, auth: str, secret: str) -> None:

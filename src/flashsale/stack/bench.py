@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,9 +34,10 @@ RESULT_BYTES_MAX = 16 << 20  # a result is a few KiB; a module that floods its s
 @dataclass(frozen=True)
 class Bench:
     """
-    One benchmark: `python -m module [subject] [--quick] --home DIR --core N --processes name=pid,...`, with the environment
-    of a process of `role`; it may keep what it needs in DIR. It prints one JSON object: `table` (`header` and `rows`, of texts), `notes` (texts), `passed` where
-    something had to hold, and whatever else it found.
+    One benchmark: `python -m module [subject] [--part PART]... [--quick] --home DIR --pictures STEM --core N --processes name=pid,...`,
+    with the environment of a process of `role`; it may keep what it needs in DIR, and what it draws is called STEM-something.
+    It prints one JSON object: `table` (`header` and `rows`, of texts) or several `tables` (with a `title` each), `notes` (texts),
+    `passed` where something had to hold, and whatever else it found.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Bench:
     roles: tuple[str, ...]  # running beside it; their count is the settings'
     role: str
     subjects: tuple[str, ...] = ()  # what it can be told to measure; none: there is but one thing
+    parts: tuple[str, ...] = ()  # what of it can be asked for alone
     programs: tuple[str, ...] = ()  # Debian packages that are called like the programs in them
     as_owner: bool = False  # it makes databases of its own, and gets PostgreSQL's URL of who may
     spares_core: bool = False  # services and roles keep off the last core, which the module gives to what it measures
@@ -56,15 +58,25 @@ BENCHES: tuple[Bench, ...] = (
     Bench(
         "backend",
         "purchases per second of one server process, beside others like it",
-        "Gives the server one core, and everything else the other ones. Every round runs every server, ours and the peers,\n"
-        "one after the other, so that a slow minute of the machine is everybody's. Ratios are taken within a round.\n\n"
-        "examples:\n  ./flash bench backend asyncio_redis\n  ./flash bench backend asyncio_redis --quick --json",
+        "Gives the server one core, and everything else the other ones. Every round runs everything that is compared, one after\n"
+        "the other, so that a slow minute of the machine is everybody's. Ratios are taken within a round. Parts:\n\n"
+        "  refusals  sold out by the gate and at once, beside what others would build\n"
+        "  sellout   a sale that sells out in the middle; ends the run if anything but the stock is sold\n"
+        "  million   a million attempts by a million buyers: memory, and the cost of the last\n"
+        "  overload  half to ten times of what it can do, open loop; drawn as PNG and SVG beside the result\n"
+        "  fsync     holds while every fsync takes 2 and 5 ms longer, by strace\n"
+        "  held      committed before the answer, everything on the same cores; payment workers off, then on\n\n"
+        "Bars stand behind the tables as met or missed; a missed one does not change the exit code, since it is the machine's as\n"
+        "well. All parts take about a quarter of an hour.\n\n"
+        "examples:\n  ./flash bench backend asyncio_redis\n  ./flash bench backend asyncio_redis --part overload --part million\n"
+        "  ./flash bench backend asyncio_redis --quick --json",
         "benchmarks.backend",
         services=("postgres", "redis", "rabbitmq"),
         roles=("upkeep",),
-        role=ASYNCIO_REDIS,
+        role="upkeep",  # it starts servers and payment workers itself, which between them need all services
         subjects=(ASYNCIO_REDIS,),
-        programs=("wrk",),
+        parts=("refusals", "sellout", "million", "overload", "fsync", "held"),
+        programs=("wrk", "strace"),
         spares_core=True,
     ),
     Bench(
@@ -106,9 +118,13 @@ def options(parser: argparse.ArgumentParser) -> None:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        sub.set_defaults(bench=bench, subject=None)
+        sub.set_defaults(bench=bench, subject=None, parts=None)
         if bench.subjects:
             sub.add_argument("subject", choices=bench.subjects, help="what is measured")
+        if bench.parts:
+            sub.add_argument(
+                "--part", action="append", dest="parts", choices=bench.parts, help="this part only; may be repeated"
+            )
         sub.add_argument(
             "--quick", action="store_true", help="seconds instead of minutes: shows that it works, no more"
         )
@@ -131,13 +147,16 @@ async def run(parsed: argparse.Namespace, settings: Settings, say: Callable[[str
     async with running_stack(
         settings, instance=INSTANCE, services=bench.services, roles=bench.roles, say=say, fresh=True
     ) as stack:
-        found = await _measure(bench, stack, parsed, home, cores[-1])
+        stem = home / f"{bench.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+        found = await _measure(bench, stack, parsed, stem, cores[-1])
     result = _circumstances(bench, parsed) | found
-    path = _keep(home, bench, result)
+    path = stem.with_suffix(".json")
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if parsed.json:
         print(json.dumps(result))
     else:
-        print(table(found["table"]["header"], found["table"]["rows"]))
+        for one in found.get("tables") or [found["table"]]:
+            print(*([f"{one['title']}\n"] if "title" in one else []), table(one["header"], one["rows"]), "", sep="\n")
         print("\n".join(found["notes"]))
     say(f"kept as {path}")
     return Exit.OK if found.get("passed", True) else Exit.FAILED
@@ -153,16 +172,16 @@ def _need(bench: Bench, settings: Settings, say: Callable[[str], None]) -> None:
         install(missing, say)
 
 
-async def _measure(bench: Bench, stack: Stack, parsed: argparse.Namespace, home: Path, core: int) -> dict[str, Any]:
+async def _measure(bench: Bench, stack: Stack, parsed: argparse.Namespace, stem: Path, core: int) -> dict[str, Any]:
     pids = {process.role: process.pid for process in stack.processes if process.pid is not None}
-    words = [*([parsed.subject] if parsed.subject else []), *(["--quick"] if parsed.quick else [])]
     child = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", bench.module, *words),
-        *("--home", str(home), "--core", str(core)),
+        *("-m", bench.module, *_words(parsed)),
+        *("--home", str(stem.parent), "--pictures", str(stem), "--core", str(core)),
         *("--processes", ",".join(f"{name}={pid}" for name, pid in pids.items())),
         cwd=REPOSITORY,
         env=stack.environment_for(bench.role)
+        | {"MPLCONFIGDIR": str(stem.parent / "matplotlib")}  # its list of fonts is ours to keep, and nobody's home's
         | ({"FLASH_POSTGRES_URL": stack.urls.postgres_owner} if bench.as_owner else {}),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -181,10 +200,15 @@ async def _measure(bench: Bench, stack: Stack, parsed: argparse.Namespace, home:
     return found
 
 
+def _words(parsed: argparse.Namespace) -> list[str]:
+    # of the command line, as far as they say what is measured
+    parts = [word for part in parsed.parts or [] for word in ("--part", part)]
+    return [*([parsed.subject] if parsed.subject else []), *parts, *(["--quick"] if parsed.quick else [])]
+
+
 def _circumstances(bench: Bench, parsed: argparse.Namespace) -> dict[str, Any]:
-    words = ["./flash", "bench", bench.name, *([parsed.subject] if parsed.subject else [])]
     return {
-        "command": shlex.join([*words, *(["--quick"] if parsed.quick else [])]),
+        "command": shlex.join(["./flash", "bench", bench.name, *_words(parsed)]),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "machine": {
@@ -216,12 +240,6 @@ def _cpu() -> str:
     except OSError:
         return "unknown"
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
-def _keep(folder: Path, bench: Bench, result: Mapping[str, Any]) -> Path:
-    path = folder / f"{bench.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    return path
 
 
 async def _stop(child: asyncio.subprocess.Process) -> None:

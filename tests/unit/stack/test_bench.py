@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.backend.__main__ import PARTS
 from flashsale.settings import Settings
 from flashsale.stack import bench
 from flashsale.stack.exits import Exit, StackError
@@ -29,7 +30,28 @@ def test_every_row_names_a_module_and_roles_that_exist(row: bench.Bench) -> None
     assert parse(row.name, *row.subjects[:1]).bench is row
 
 
-@pytest.mark.parametrize("words", [(), ("nothing",), ("backend",), ("backend", "gevent_rabbit"), ("backend", "--slow")])
+def test_the_parts_that_can_be_asked_for_are_those_that_there_are() -> None:
+    row = bench.BENCHES[0]
+    assert list(row.parts) == list(PARTS)
+    assert bench._words(parse(row.name, *row.subjects, "--part", "million", "--part", "overload", "--quick")) == [
+        *row.subjects,
+        *("--part", "million", "--part", "overload", "--quick"),
+    ]
+    assert bench._words(parse("authority")) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("nothing",),
+        ("backend", "asyncio_redis", "--part", "all"),
+        ("authority", "--part", "million"),
+        ("backend",),
+        ("backend", "gevent_rabbit"),
+        ("backend", "--slow"),
+    ],
+)
 def test_what_cannot_be_measured_is_bad_usage(words: tuple[str, ...]) -> None:
     with pytest.raises(SystemExit) as ended:
         parse(*words)
@@ -39,7 +61,7 @@ def test_what_cannot_be_measured_is_bad_usage(words: tuple[str, ...]) -> None:
 async def test_one_core_is_too_few_for_a_server_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     row = replace(bench.BENCHES[0], programs=())
-    parsed = argparse.Namespace(bench=row, subject=row.subjects[0], quick=True, json=True)
+    parsed = argparse.Namespace(bench=row, subject=row.subjects[0], parts=None, quick=True, json=True)
     with pytest.raises(StackError, match="two cores") as refused:
         await bench.run(parsed, Settings.load({"FLASH_HOME": str(tmp_path)}), print)
     assert refused.value.code == Exit.MISSING
@@ -47,7 +69,7 @@ async def test_one_core_is_too_few_for_a_server_of_its_own(monkeypatch: pytest.M
 
 async def test_a_missing_program_is_named_with_its_cure(tmp_path: Path) -> None:
     row = replace(bench.BENCHES[0], programs=("no-such-program",))
-    parsed = argparse.Namespace(bench=row, subject=row.subjects[0], quick=True, json=True)
+    parsed = argparse.Namespace(bench=row, subject=row.subjects[0], parts=None, quick=True, json=True)
     say: Callable[[str], None] = print
     with pytest.raises(StackError, match="apt-get install no-such-program") as refused:
         await bench.run(parsed, Settings.load({"FLASH_HOME": str(tmp_path), "FLASH_APT": "off"}), say)
