@@ -38,7 +38,10 @@ def draw(
     figure.suptitle("What one server decides when more comes than it can do", fontsize=13)
     offered = [middle([one.offered for one in of]) for of in points.values()]
     wide = [min(offered) * 0.85, max(*offered, middle(capacity)) * 1.2]
-    above.plot(wide, wide, color=GREY, linestyle=":", label="everything that is offered")
+    equal = [
+        wide[0] * (wide[1] / wide[0]) ** (step / 100) for step in range(101)
+    ]  # bent, where one axis alone is logarithmic
+    above.plot(equal, equal, color=GREY, linestyle=":", label="everything that is offered")
     for kind in RATES:
         _line(above, points, kind)
     for kind in LATENCIES:
@@ -60,7 +63,8 @@ def draw(
     for axes in (above, below):
         axes.axvline(middle(capacity), color=GREY, linewidth=0.8)
         if ceiling < wide[1]:
-            axes.axvspan(ceiling, wide[1], color=GREY, alpha=0.15, label="past the generator's ceiling")
+            label = "past the generator's ceiling" if axes is above else None
+            axes.axvspan(ceiling, wide[1], color=GREY, alpha=0.15, label=label)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         axes.grid(axis="y", color="#dddddd", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
@@ -92,7 +96,9 @@ def _line(axes: Axes, points: Mapping[float, Sequence["Point"]], kind: Kind) -> 
     ys = [middle([value(one) for one in of]) for of in points.values()]
     lows = [y - min(value(one) for one in of) for y, of in zip(ys, points.values(), strict=True)]
     highs = [max(value(one) for one in of) - y for y, of in zip(ys, points.values(), strict=True)]
-    axes.errorbar(xs, ys, yerr=[lows, highs], color=colour, linewidth=1.5, capsize=3, label=label)
+    axes.errorbar(
+        xs, ys, yerr=[lows, highs], color=colour, marker=mark, markersize=7, linewidth=1.5, capsize=3, label=label
+    )
     for x, y, of in zip(xs, ys, points.values(), strict=True):
-        void = any(one.is_void for one in of)
-        axes.plot([x], [y], mark, color=colour, markerfacecolor="white" if void else colour, markersize=7)
+        if any(one.is_void for one in of):
+            axes.plot([x], [y], mark, color=colour, markerfacecolor="white", markersize=7)

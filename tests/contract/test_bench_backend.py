@@ -21,7 +21,12 @@ from tests.databases import given
 from tests.servers import JWT_SECRET
 from tests.stages import Stage, staged
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.alone,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+]
 
 PEER = Contestant(PLAIN, (OURS.command[0], "-m", "benchmarks.peers.aiohttp_plain"))  # needs nothing to be installed
 
