@@ -26,6 +26,7 @@ WAITING_MAX = 256  # calls per pool, running and waiting; past this a caller hea
 # For a handshake. A call has no longer for one than for everything else, so this bounds the first connection, when nobody
 # waits yet: on a machine where everything starts at once it takes seconds, and who always gave up earlier never started.
 CONNECT_SECONDS = 10.0
+PING_SECONDS = 3.0  # nobody waits for the answer either; a server that was frozen, or cut off, is asked anew that soon
 # The server's own bound on a statement. The janitor fences an attempt only after this, so that a slow decision still counts.
 STATEMENT_MS = 3_000
 LOCK_MS = 300  # a batch that waits longer stands behind something broken, or behind its own lost call; it is run again
@@ -207,18 +208,17 @@ class Authority:
             )
         except (asyncpg.PostgresError, *_BROKEN) as error:
             raise AuthorityUnavailable(str(error)) from error
-        authority = cls(pool, CONNECT_SECONDS)
-        await authority.ping()
-        authority.call_s = call_s
+        authority = cls(pool, call_s)
+        await authority.ping(CONNECT_SECONDS)
         return authority
 
     async def close(self) -> None:
         """Close every connection, without waiting for a server that does not answer."""
         self.pool.terminate()
 
-    async def ping(self) -> None:
-        """Raises ``AuthorityUnavailable`` when PostgreSQL does not answer."""
-        await self._rows("SELECT 1")
+    async def ping(self, within_s: float = PING_SECONDS) -> None:
+        """Raises ``AuthorityUnavailable`` when PostgreSQL does not answer in time, a new connection to it included."""
+        await self._rows_within(within_s, "SELECT 1")
 
     async def identity(self) -> str:
         """What this database is called, the same for everybody who reaches it, by whatever address and as whatever user."""
@@ -511,11 +511,14 @@ class Authority:
         )
 
     async def _rows(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
+        return await self._rows_within(self.call_s, query, *arguments)
+
+    async def _rows_within(self, seconds: float, query: str, *arguments: Any) -> list[asyncpg.Record]:
         if self._calls >= WAITING_MAX:
             raise NeverSent(f"{WAITING_MAX} calls wait already")
         self._calls += 1
         try:
-            async with asyncio.timeout(self.call_s):
+            async with asyncio.timeout(seconds):
                 connection = await self.pool.acquire()
                 try:
                     return await connection.fetch(query, *arguments)

@@ -8,7 +8,15 @@ from datetime import UTC, datetime
 import pytest
 
 from flashsale.authority.catalog import Catalog
-from flashsale.authority.client import Attempt, Authority, AuthorityUnavailable, BadBatch, Decision, NeverSent
+from flashsale.authority.client import (
+    PING_SECONDS,
+    Attempt,
+    Authority,
+    AuthorityUnavailable,
+    BadBatch,
+    Decision,
+    NeverSent,
+)
 from flashsale.backends.asyncio_redis.checkout import ASKS_PER_SKU_MAX, Checkout, Outcome
 from flashsale.backends.asyncio_redis.dispatch import Dispatcher
 from flashsale.contract import wire
@@ -16,6 +24,7 @@ from flashsale.contract.verdict import Verdict
 from flashsale.gate.client import Gate, GateAnswer, GateDamaged, GateUnavailable, Settlement
 from flashsale.gate.client import Outcome as GateOutcome
 from flashsale.stream.refusals import Refusals
+from tests.patience import PATIENCE_SECONDS
 
 CART = wire.Cart((wire.Line("hat", 1),))
 TWO = wire.Cart((wire.Line("hat", 2),))
@@ -316,8 +325,8 @@ class SlowAuthority(Authority):
         await asyncio.sleep(60)
         raise AssertionError
 
-    async def ping(self) -> None:
-        raise AuthorityUnavailable
+    async def ping(self, within_s: float = PING_SECONDS) -> None:
+        raise AuthorityUnavailable(within_s)
 
 
 async def test_who_waits_behind_a_batch_without_an_answer_was_never_sent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,6 +338,26 @@ async def test_who_waits_behind_a_batch_without_an_answer_was_never_sent(monkeyp
     assert not dispatcher.is_up
     with pytest.raises(NeverSent):
         await dispatcher.submit(attempts[0])
+    dispatcher.close()
+
+
+class LateAuthority(SlowAuthority):
+    """Comes back, and answers later than a batch may take."""
+
+    async def ping(self, within_s: float = PING_SECONDS) -> None:
+        assert within_s > 1, "a busy machine needs this for a connection"
+        await asyncio.sleep(0.2)
+
+
+async def test_a_postgresql_that_is_back_and_slow_is_believed_to_be_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flashsale.backends.asyncio_redis.dispatch.DECIDE_SECONDS", 0.05)
+    dispatcher = Dispatcher(LateAuthority(), 2, lambda _: None)
+    with pytest.raises(AuthorityUnavailable):
+        await dispatcher.submit(Attempt(uuid.uuid4(), uuid.uuid4(), "ana", "k", CART))
+    assert not dispatcher.is_up
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not dispatcher.is_up:
+            await asyncio.sleep(0.01)
     dispatcher.close()
 
 

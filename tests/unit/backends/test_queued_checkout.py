@@ -22,6 +22,7 @@ from flashsale.contract.wire import Cart, Line, purchase_id
 from flashsale.queued import topology
 from flashsale.queued.message import QUEUED_SECONDS_MAX, Message
 from flashsale.queued.receipt import Receipts
+from tests.patience import PATIENCE_SECONDS
 
 CART = Cart((Line("hat", 1),))
 KEY = "0123456789abcdef"
@@ -65,6 +66,41 @@ def test_calls_that_wait_for_postgresql_are_bounded(monkeypatch: pytest.MonkeyPa
     assert [call.successful() for call in calls] == [True, True, True, False]
     assert isinstance(calls[3].exception, AuthorityUnavailable)
     authority.news([], [])  # and the places are free again
+
+
+class Prompt(GreenAuthority):
+    """Answers at once; counts how often it was asked."""
+
+    asked = 0
+
+    def _call(self, query: str, arguments: tuple[Any, ...]) -> list[dict[str, Any]]:
+        self.asked += 1
+        return [{"ids": [query], "versions": [len(arguments)], "rids": [], "said": [], "at": FAR}]
+
+
+def test_who_waited_long_for_a_turn_has_all_of_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(green, "CALL_SECONDS", 0.05)
+    monkeypatch.setattr(green, "TURN_SECONDS", PATIENCE_SECONDS)
+    authority = Prompt("", 1)
+    authority._turns.acquire()
+    call = gevent.spawn(authority.news, [], [])
+    gevent.sleep(4 * green.CALL_SECONDS)
+    assert not call.ready()
+    authority._turns.release()
+    call.get()
+    assert authority.asked == 1
+
+
+def test_who_gets_no_turn_in_time_hears_so_and_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(green, "TURN_SECONDS", 0.05)
+    authority = Prompt("", 1)
+    authority._turns.acquire()
+    with pytest.raises(AuthorityUnavailable, match="no connection was free"):
+        authority.news([], [])
+    authority._turns.release()
+    assert authority.asked == 0
+    authority.news([], [])
+    assert authority.asked == 1
 
 
 class Channel:

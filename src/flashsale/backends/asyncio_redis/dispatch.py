@@ -101,10 +101,9 @@ class Dispatcher:
         log.warning("authority.down", reason=reason)
         while not self.is_up:
             try:
-                async with asyncio.timeout(DECIDE_SECONDS):
-                    await self._authority.ping()
+                await self._authority.ping()
                 self.is_up = True
-            except (AuthorityUnavailable, TimeoutError):
+            except AuthorityUnavailable:
                 await asyncio.sleep(PROBE_SECONDS)
         metrics.authority_up.set(1)
         log.info("authority.up")
