@@ -352,6 +352,64 @@ async def test_who_is_asked_again_is_one_try(shop: PayingShop, owner: asyncpg.Co
     ]
 
 
+@pytest.mark.parametrize("state", ["ASKED", "AUTHORIZED", "REFUNDING", "DISPUTED"])
+async def test_every_open_try_is_asked_about_again(shop: PayingShop, owner: asyncpg.Connection, state: str) -> None:
+    await shop.pay("ana", "a1")
+    await owner.execute("UPDATE payment SET state = $1, sent_at = now() - interval '1 minute'", state)
+    assert await shop.authority.resume_payments(9, AT_ONCE) == 1
+
+
+async def test_many_outcomes_at_once_hold_no_more_than_their_own(
+    shop: PayingShop, owner: asyncpg.Connection, database: Database
+) -> None:
+    ana, ben = shop.id("ana", "a1"), shop.id("ben", "a1")
+    for who in ("ana", "ben"):
+        await shop.pay(who, "a1")
+    other = await asyncpg.connect(database.owner_url, server_settings={"search_path": "flash"})
+    try:
+        async with owner.transaction():
+            settle = "SELECT settle_payments(ARRAY[$1::uuid], '{1}', '{authorized}', ARRAY[$2::bigint], '{EUR}')"
+            assert await owner.fetchval(settle, ana, PRICE) == ["capture"]
+            assert await other.fetch("SELECT 1 FROM purchase WHERE id = $1 FOR UPDATE NOWAIT", ben)
+            assert await other.fetch("SELECT 1 FROM payment WHERE purchase_id = $1 FOR UPDATE NOWAIT", ben)
+    finally:
+        await other.close()
+
+
+async def test_money_for_what_was_given_up_goes_back(shop: PayingShop, owner: asyncpg.Connection) -> None:
+    await shop.pay("ana", "a1")
+    purchase = shop.id("ana", "a1")
+    # as nothing leaves it: given up, and its try is open
+    await owner.execute("UPDATE purchase SET state = 'CANCELLED' WHERE id = $1", purchase)
+    await owner.execute("SELECT return_units(ARRAY[$1::uuid], 'cancelled', now())", purchase)
+    assert await shop.authority.settle_payment(shop.told("ana", "a1", 1, "captured")) == "refund"
+    assert await owner.fetchval("SELECT state FROM purchase WHERE id = $1", purchase) == "CANCELLED"
+
+
+async def test_a_try_of_a_purchase_that_is_not_there_is_unknown(shop: PayingShop, owner: asyncpg.Connection) -> None:
+    await shop.pay("ana", "a1")
+    await owner.execute("DELETE FROM purchase WHERE id = $1", shop.id("ana", "a1"))  # as a damaged database has it
+    assert await shop.authority.settle_payment(shop.told("ana", "a1", 1, "authorized")) == "unknown"
+
+
+async def test_a_refund_is_of_one_purchase(shop: PayingShop) -> None:
+    for who, number, outcome in (("ben", 1, "declined"), ("ben", 2, "captured"), ("ana", 1, "captured")):
+        await shop.pay(who, "a1")
+        await shop.settle(who, "a1", number, outcome)
+    assert await shop.refund("ana", "a1")
+
+
+async def test_the_ledger_says_why_an_operator_returned_units(shop: PayingShop, owner: asyncpg.Connection) -> None:
+    await shop.pay("ana", "a1")
+    await shop.settle("ana", "a1", 1, "captured")
+    assert await shop.refund("ana", "a1")
+    await shop.settle("ana", "a1", 1, "refunded")
+    assert await shop.return_by_hand("ana", "a1", Event.RESTOCK)
+    assert await shop.return_by_hand("ben", "a1", Event.CANCEL)
+    rows = await owner.fetch("SELECT reason FROM ledger WHERE kind = 'return' ORDER BY seq")
+    assert [row["reason"] for row in rows] == ["restocked", "cancelled"]
+
+
 async def test_an_outcome_changes_its_own_try(shop: PayingShop, owner: asyncpg.Connection) -> None:
     for who in ("ana", "ben"):
         await shop.pay(who, "a1")
@@ -370,6 +428,9 @@ async def test_what_was_not_believed_is_forgotten_alone(shop: PayingShop, owner:
     assert await shop.authority.hear_payment("e", wrong) == "mismatch"
     rows = await owner.fetch("SELECT consumer, event FROM inbox ORDER BY 1")
     assert [tuple(row) for row in rows] == [("payments", "older"), ("somebody", "e")]
+    nobodys = shop.told("ana", "a1", 1, "declined")._replace(purchase=uuid.uuid4())
+    assert await shop.authority.hear_payment("e", nobodys) == "unknown"
+    assert await owner.fetchval("SELECT count(*) FROM inbox") == 2
 
 
 async def test_the_relay_marks_what_it_sent(shop: PayingShop, owner: asyncpg.Connection) -> None:
@@ -400,6 +461,26 @@ async def test_the_relay_marks_what_it_sent(shop: PayingShop, owner: asyncpg.Con
     assert sum(until is not None and until < now + HOUR / 2 for until in others) == 1, "what was refused, for seconds"
 
 
+async def test_marking_what_is_no_errand_neither_waits_for_a_try_nor_marks_it(
+    shop: PayingShop, owner: asyncpg.Connection, database: Database
+) -> None:
+    await shop.pay("ana", "a1")
+    # an event of the purchase whose version is the number of the try
+    event = await owner.fetchval(
+        "INSERT INTO outbox (topic, subject, version, at) VALUES ('purchase.x', $1, 1, clock_timestamp()) RETURNING id",
+        str(shop.id("ana", "a1")),
+    )
+    other = await asyncpg.connect(database.owner_url, server_settings={"search_path": "flash"})
+    try:
+        await other.execute("BEGIN")
+        await other.execute("SELECT FROM payment FOR UPDATE")
+        await owner.execute("SET lock_timeout = '5s'")
+        await owner.execute("SELECT mark_sent(ARRAY[$1::bigint], '{}', '{}')", event)
+        assert [row["sent_at"] for row in await standing(owner, shop.id("ana", "a1"))] == [None]
+    finally:
+        await other.close()
+
+
 async def test_what_is_sent_stays_as_it_is(shop: PayingShop, owner: asyncpg.Connection) -> None:
     await shop.pay("ana", "a1")
     events = [event.id for event in await shop.authority.lease_outbox(99, HOUR)]
@@ -423,10 +504,13 @@ async def test_a_lease_and_an_end_of_memory_take_what_they_may(shop: PayingShop,
     await owner.execute(
         "INSERT INTO inbox (consumer, event, at) SELECT 'payments', 'e' || n, now() - n * interval '1 day' FROM generate_series(0, 2) n"
     )
+    await owner.execute(
+        "INSERT INTO inbox (consumer, event) SELECT 'somebody', event FROM inbox"
+    )  # who heard it lately
     before = await owner.fetchval("SELECT count(*) FROM outbox")
     assert await shop.authority.forget_events(1, HOUR) == 2, "one of each"
     assert await owner.fetchval("SELECT count(*) FROM outbox") == before - 1
-    assert await owner.fetchval("SELECT count(*) FROM inbox") == 2
+    assert await owner.fetchval("SELECT count(*) FROM inbox") == 5
 
 
 # --- sales

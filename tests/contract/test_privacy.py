@@ -5,6 +5,7 @@ import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -30,6 +31,8 @@ AGE = """
     UPDATE purchase p SET history = (
         SELECT jsonb_agg(e || jsonb_build_object('at', iso((e ->> 'at')::timestamptz - interval '2 minutes')) ORDER BY n)
         FROM jsonb_array_elements(p.history) WITH ORDINALITY h (e, n))"""
+
+EXPIRE = "SELECT return_units(move_purchases(ARRAY[$1::uuid], 'expire', now()), 'expired', now())"
 
 
 @pytest.fixture
@@ -131,6 +134,10 @@ REFUSED: dict[str, tuple[str, list[Any]]] = {
     "a hold": ("a hold is open", [end, age]),
     "a payment on its way": ("a hold is open", ["pay", end, age]),
     "money on its way back": ("a payment is open", ["pay", "captured late", end, age]),
+    "money that may be taken": ("a hold is open", ["pay", "authorized", end, age]),
+    "a try that nobody answered": ("a payment is open", ["pay", "expire", end, age]),
+    "late money on its way back": ("a payment is open", ["pay", "expire", end, "authorized", age]),
+    "a dispute": ("a payment is open", ["pay", "captured", "disputed", end, age]),
     "ended just now": ("something happened within the last minute", [age, "cancel", end]),
     "asked again just now": ("something happened within the last minute", ["cancel", age, "ask again", end]),
 }
@@ -150,10 +157,12 @@ async def test_nobody_is_forgotten_while_something_can_still_move(
             await scene.authority.cancel(purchase, BUYER)
         elif step == "ask again":
             assert (await decide(scene.authority, "k"))[0] is Verdict.REPLAYED
+        elif step in {"authorized", "captured", "disputed"}:
+            await scene.tell(purchase, step)
+        elif step == "expire":
+            await owner.execute(EXPIRE, purchase)
         elif step == "captured late":
-            await owner.execute(
-                "SELECT return_units(move_purchases(ARRAY[$1::uuid], 'expire', now()), 'expired', now())", purchase
-            )
+            await owner.execute(EXPIRE, purchase)
             await owner.execute("UPDATE sale SET state = 'PAUSED'")
             await owner.execute("UPDATE stock SET state = 'PAUSED'")
             await scene.tell(purchase, "captured")
@@ -165,6 +174,141 @@ async def test_nobody_is_forgotten_while_something_can_still_move(
         await buyer.forget(BUYER, DEED, context)
     assert await places(owner, BUYER) == before
     assert await owner.fetchval("SELECT count(*) FROM operation") == 0
+
+
+# --- beside others
+
+
+STRANGER = "ben"
+OF_THE_STRANGER = {
+    "purchase": "SELECT * FROM purchase WHERE buyer = $1 ORDER BY id",
+    "quota": "SELECT * FROM quota WHERE buyer = $1 ORDER BY sale_id",
+    "attempt": "SELECT a.* FROM attempt a JOIN purchase p ON p.id = a.purchase_id WHERE p.buyer = $1 ORDER BY rid",
+    "payment": "SELECT y.* FROM payment y JOIN purchase p ON p.id = y.purchase_id WHERE p.buyer = $1 ORDER BY 1, 2",
+}
+
+
+@pytest.fixture
+async def beside(scene: Scene, owner: asyncpg.Connection) -> Scene:
+    """Two sales are over, one by its time. A third goes on, and in it and in the first a stranger has bought just now."""
+    await scene.open()
+    now = datetime.now(UTC)
+    for sale, sku in (("late", "y"), ("goes on", "z")):
+        await scene.authority.create_sale(
+            sale.replace(" ", "-"), merchant="m", name=sale, opens=now, closes=now + timedelta(hours=1), buyer_limit=9,
+            hold_seconds=600, currency="EUR",
+        )  # fmt: skip
+        await scene.authority.add_item(sale.replace(" ", "-"), sku, sku, 1, 9)
+    rid = uuid.uuid4()
+    assert (await decide(scene.authority, "k", rid, sku="none"))[0] is Verdict.UNKNOWN_SKU
+    paid = await scene.buy("k", "a")
+    assert (await decide(scene.authority, "k"))[0] is Verdict.REPLAYED
+    await scene.pay(paid, "authorized", "captured")
+    await scene.authority.cancel(await scene.buy("gone", "y"), BUYER)
+    await owner.execute(AGE)
+    for key, sku in (("k1", "a"), ("k2", "z"), ("k3", "z")):
+        purchase = purchase_id(STRANGER, key)
+        (decision,) = await scene.authority.reserve_batch(
+            [Attempt(uuid.uuid4(), purchase, STRANGER, key, Cart((Line(sku, 1),)))]
+        )
+        assert decision.verdict is Verdict.HELD
+        if key != "k3":
+            assert await scene.authority.start_payment(purchase, STRANGER, "pay", "card") is None
+    await scene.authority.change_sale("s", state="ENDED")
+    await owner.execute("UPDATE sale SET closes = now() - interval '1 second' WHERE id = 'late'")
+    return scene
+
+
+@pytest.mark.usefixtures("beside")
+async def test_who_is_forgotten_takes_nobody_along(
+    owner: asyncpg.Connection, context: Context, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {name: await owner.fetch(query, STRANGER) for name, query in OF_THE_STRANGER.items()}
+    assert all(before.values())
+    verdicts = "SELECT verdict FROM attempt WHERE purchase_id = ANY ($1) ORDER BY verdict"
+    mine = [purchase_id(BUYER, key) for key in ("k", "gone")]
+    assert [row[0] for row in await owner.fetch(verdicts, mine)] == ["held", "held", "replayed", "unknown_sku"]
+    await buyer.forget(BUYER, DEED, context)
+    told = json.loads(capsys.readouterr().out)
+    assert told["purchases"] == 2
+    assert await places(owner, BUYER) == {}
+    assert [row[0] for row in await owner.fetch(verdicts, mine)] == [*["key_reused"] * 3, "unknown_sku"]
+    for name, query in OF_THE_STRANGER.items():
+        assert await owner.fetch(query, STRANGER) == before[name], name
+
+
+@pytest.mark.usefixtures("beside")
+async def test_forgetting_waits_for_nobody_else(owner: asyncpg.Connection, database: Database) -> None:
+    operator = await asyncpg.connect(
+        database.operator_url, server_settings={"search_path": "flash", "lock_timeout": "5s"}
+    )
+    try:
+        async with owner.transaction():
+            await owner.execute("SELECT FROM sale WHERE id = 'goes-on' FOR UPDATE")
+            for name in ("purchase", "quota", "attempt", "payment"):
+                theirs = "SELECT id FROM purchase WHERE buyer = $1"
+                where = "buyer = $1" if name in {"purchase", "quota"} else f"purchase_id IN ({theirs})"
+                await owner.execute(f"SELECT FROM {name} WHERE {where} FOR UPDATE", STRANGER)
+            await operator.execute("SELECT forget_buyer($1, 'ops', 'asked by letter', $2)", DEED.key, BUYER)
+    finally:
+        await operator.close()
+
+
+@pytest.mark.usefixtures("beside")
+async def test_one_is_forgotten_after_another(
+    owner: asyncpg.Connection, context: Context, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await buyer.forget(BUYER, DEED, context)
+    await owner.execute("INSERT INTO quota (sale_id, buyer, active) VALUES ('s', 'cem', 0)")
+    await buyer.forget("cem", DEED._replace(key="forgetting-key-02"), context)
+    first, second = (json.loads(line)["pseudonym"] for line in capsys.readouterr().out.splitlines())
+    assert first != second
+    # what another deed was done under is no answer
+    await owner.execute("SELECT record_operation('operator-key-0001', 'ops', 'sale.end', 's', 'over', '{}')")
+    with pytest.raises(OperationError, match="nothing is held about this buyer"):
+        await buyer.forget("nobody", DEED._replace(key="operator-key-0001"), context)
+
+
+async def test_what_they_buy_after_the_last_look_keeps_its_name(
+    beside: Scene, owner: asyncpg.Connection, context: Context, database: Database
+) -> None:
+    """A quota in a sale that was not known of belongs to a purchase that is not known of either."""
+    mine = purchase_id(BUYER, "k")
+    first, second = [await asyncpg.connect(database.owner_url, server_settings={"search_path": "flash"}) for _ in "12"]
+    try:
+        await first.execute("BEGIN")
+        await first.execute("SELECT FROM payment WHERE purchase_id = $1 FOR UPDATE", mine)
+        forgetting = asyncio.ensure_future(buyer.forget(BUYER, DEED, context))
+        await until_somebody_waits(owner, "forget_buyer", call=forgetting)
+        # its looks are over when it comes to an attempt that somebody has in hand
+        await owner.execute(
+            "INSERT INTO attempt (rid, purchase_id, verdict, at) VALUES (gen_random_uuid(), $1, 'held', now() - interval '1 hour')",
+            mine,
+        )
+        await second.execute("BEGIN")
+        await second.execute(
+            "SELECT FROM attempt WHERE purchase_id = $1 AND at < now() - interval '30 minutes' FOR UPDATE", mine
+        )
+        await first.execute("COMMIT")
+        await until_waiting_for(owner, second)
+        await beside.buy("another", "z")
+        await second.execute("COMMIT")
+        await forgetting
+    finally:
+        await first.close()
+        await second.close()
+    rows = await owner.fetch("SELECT sale_id, active FROM quota WHERE buyer = $1", BUYER)
+    assert [tuple(row) for row in rows] == [("goes-on", 1)]
+
+
+async def until_waiting_for(owner: asyncpg.Connection, holder: asyncpg.Connection) -> None:
+    """Return once somebody waits for ``holder``."""
+    async with asyncio.timeout(60):
+        while not await owner.fetchval(
+            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid)))",
+            holder.get_server_pid(),
+        ):
+            await asyncio.sleep(0.01)
 
 
 async def test_a_sale_that_is_being_prolonged_is_waited_for(

@@ -4,17 +4,21 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
+from flashsale.authority.client import Authority
 from flashsale.proof import auditor
 from flashsale.proof.auditor import audit
 from flashsale.proof.repair import RepairError, apply, digest_of, propose
 from flashsale.settings import Settings
 from tests.contract.test_auditor import MOVED, UNCHECKED, Sold, sell
+from tests.contract.test_payments import PayingShop
+from tests.contract.test_reserve_batch import until_somebody_waits
 from tests.databases import Database, execute
 from tests.patience import PATIENCE_SECONDS
 
@@ -219,3 +223,203 @@ async def test_the_command_says_what_it_did_as_json(sold: Sold, redis_url: str, 
     assert proposed["digest"] == json.loads(plan.read_text())["digest"]
     for applied in (True, False):
         assert command("--apply", str(plan), "--operator", WHO, "--reason", WHY) == (0, {"applied": applied})
+
+
+# --- what a plan may touch: two sales, three buyers, and plans by hand
+
+
+Plan = dict[str, list[dict[str, Any]]]
+HELD_AGAIN = """
+    UPDATE purchase SET state = 'HELD', generation = 2 WHERE id = '{cem}';
+    UPDATE stock SET available = available - 1, seq = seq + 1 WHERE sku = '{a}';
+    UPDATE stock SET available = available - 2, seq = seq + 1 WHERE sku = '{b}';
+    INSERT INTO ledger (sku, seq, kind, reason, delta, purchase_id, generation, at)
+    VALUES ('{a}', 7, 'hold', 'late_money', -1, '{cem}', 2, now()), ('{b}', 5, 'hold', 'late_money', -2, '{cem}', 2, now())"""
+
+
+@pytest.fixture
+async def owner(database: Database) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(
+        database.owner_url, server_settings={"search_path": "flash", "lock_timeout": "5s"}
+    )
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def shop(authority: Authority, owner: asyncpg.Connection) -> PayingShop:
+    """Cem's hold ended and nothing was returned; a count and two quotas are wrong as well. All else is right."""
+    made = PayingShop(authority, owner)
+    await made.add_sale("s", {"a": 9, "b": 9}, buyer_limit=6)
+    await made.add_sale("other", {"z": 9}, buyer_limit=6)
+    await made.reserve(
+        made.attempt("ana", "k", {"a": 2, "b": 1}),
+        made.attempt("ben", "k", {"a": 1}),
+        made.attempt("cem", "k", {"a": 1, "b": 2}),
+        made.attempt("ana", "gone", {"a": 1}),
+        made.attempt("ana", "z", {"z": 1}),
+    )
+    await made.cancel("ana", "gone")
+    await made.restock("b", 2)
+    await authority.raise_epoch(made._own("other"), 5)
+    await by_hand(
+        made,
+        "UPDATE purchase SET state = 'EXPIRED' WHERE id = '{cem}'",
+        "UPDATE stock SET available = 4 WHERE sku = '{a}'",
+        "UPDATE quota SET active = 5 WHERE sale_id = '{s}' AND buyer = '{ana}'",
+    )
+    return made
+
+
+def names(shop: PayingShop) -> dict[str, str]:
+    return {name: shop._own(name) for name in ("s", "other", "a", "b", "z", "ana", "ben")} | {
+        "cem": str(shop.id("cem", "k"))
+    }
+
+
+async def by_hand(shop: PayingShop, *statements: str) -> None:
+    for statement in statements:
+        await shop.owner.execute(statement.format(**names(shop)))
+
+
+def plan_of(shop: PayingShop) -> Plan:
+    cem = str(shop.id("cem", "k"))
+
+    def stock(name: str, seq: int, available: int, total: int, to_available: int) -> dict[str, Any]:
+        return {"sku": shop._own(name), "seq": seq, "available": available, "total": total,
+                "to_available": to_available, "to_total": total, "delta": 0}  # fmt: skip
+
+    def quota(buyer: str, active: int, to_active: int) -> dict[str, Any]:
+        return {"sale": shop._own("s"), "buyer": shop._own(buyer), "active": active, "to_active": to_active}
+
+    return {
+        "returns": [
+            {"purchase": cem, "sku": shop._own("a"), "generation": 1, "units": 1},
+            {"purchase": cem, "sku": shop._own("b"), "generation": 1, "units": 2},
+        ],
+        "stock": [stock("a", 6, 4, 9, 6), stock("b", 4, 8, 11, 10)],
+        "quota": [quota("ana", 5, 3), quota("cem", 3, 0)],
+        "sales": [{"sale": shop._own("s"), "epoch": 1}],
+    }
+
+
+async def carry_out(shop: PayingShop, plan: Plan, key: str = "operator-key-0001") -> bool:
+    done: bool = await shop.owner.fetchval("SELECT repair_books($1, $2, $3, $4)", key, WHO, WHY, json.dumps(plan))
+    return done
+
+
+async def table(shop: PayingShop, query: str) -> list[tuple[Any, ...]]:
+    return [tuple(row) for row in await shop.owner.fetch(query.format(**names(shop)))]
+
+
+async def test_a_plan_puts_right_what_it_names_and_leaves_the_rest(shop: PayingShop) -> None:
+    await by_hand(shop, "UPDATE stock SET hold_seconds = 1 WHERE sku = '{z}'")  # a copy that nobody complained of
+    strangers = await table(shop, "SELECT * FROM stock WHERE sku = '{z}'")
+    plan = plan_of(shop)
+    assert await carry_out(shop, plan)
+    assert not await carry_out(shop, plan), "once per key"
+    a, b, cem = shop._own("a"), shop._own("b"), shop.id("cem", "k")
+    written = "SELECT sku, seq, kind, delta, purchase_id FROM ledger WHERE reason = 'repaired' ORDER BY sku, seq"
+    assert await table(shop, written) == [
+        (a, 7, "return", 1, cem), (a, 8, "correction", 0, None), (b, 5, "return", 2, cem), (b, 6, "correction", 0, None)
+    ]  # fmt: skip
+    counts = await table(shop, "SELECT sku, seq, available, total, epoch FROM stock WHERE sale_id = '{s}' ORDER BY sku")
+    assert counts == [(a, 8, 6, 9, 2), (b, 6, 10, 11, 2)]
+    quotas = await table(shop, "SELECT sale_id, buyer, active FROM quota ORDER BY sale_id DESC, buyer")
+    s, other = shop._own("s"), shop._own("other")
+    assert quotas == [(s, shop._own(who), units) for who, units in (("ana", 3), ("ben", 1), ("cem", 0))] + [
+        (other, shop._own("ana"), 1)
+    ]
+    assert await table(shop, "SELECT epoch FROM sale ORDER BY epoch") == [(2,), (6,)]
+    assert await table(shop, "SELECT * FROM stock WHERE sku = '{z}'") == strangers
+
+
+async def test_a_count_is_put_right_without_its_sale(shop: PayingShop) -> None:
+    await by_hand(shop, "UPDATE stock SET available = 7, hold_seconds = 1 WHERE sku = '{z}'")
+    plan = plan_of(shop)
+    right = {"sku": shop._own("z"), "seq": 2, "available": 7, "total": 9, "to_available": 8, "to_total": 9, "delta": 0}
+    plan["stock"].append(right)
+    assert await carry_out(shop, plan)
+    assert await table(shop, "SELECT available, seq, hold_seconds, epoch FROM stock WHERE sku = '{z}'") == [
+        (8, 3, 1, 6)
+    ]
+
+
+async def test_an_older_hold_of_who_holds_again_is_returned(shop: PayingShop) -> None:
+    await by_hand(shop, HELD_AGAIN)
+    plan = plan_of(shop)
+    plan["stock"][0] |= {"seq": 7, "available": 3, "to_available": 5}
+    plan["stock"][1] |= {"seq": 5, "available": 6, "to_available": 8}
+    plan["quota"][1] |= {"to_active": 3}
+    assert await carry_out(shop, plan)
+    returned = "SELECT generation, delta FROM ledger WHERE purchase_id = '{cem}' AND kind = 'return' ORDER BY sku"
+    assert await table(shop, returned) == [(1, 1), (1, 2)]
+
+
+async def test_nothing_is_returned_twice(shop: PayingShop) -> None:
+    assert await carry_out(shop, plan_of(shop))
+    again = plan_of(shop) | {"quota": [], "sales": []}
+    again["stock"][0] |= {"seq": 8, "available": 6, "delta": -1}
+    again["stock"][1] |= {"seq": 6, "available": 10, "delta": -2}
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await carry_out(shop, again, "operator-key-0002")
+
+
+@pytest.mark.parametrize(
+    ("part", "number", "change", "delta"),
+    [
+        ("stock", 1, {"available": 7}, 0),
+        ("stock", 1, {"to_available": 9}, 0),
+        ("quota", 0, {"active": 4}, 0),
+        ("quota", 0, {"to_active": 4}, 0),
+        ("sales", 0, {"epoch": 2}, 0),
+        ("returns", 0, {"units": 2}, -1),  # more than was held, and the sums add up all the same
+        ("returns", 0, {"generation": 2}, 0),  # that never was
+        ("returns", 0, {"purchase": "ben"}, 0),  # who holds what he bought
+        ("stock", 1, None, 0),  # units return to an item of which nothing is said
+    ],
+)
+async def test_a_plan_that_does_not_fit_changes_nothing(
+    shop: PayingShop, part: str, number: int, change: dict[str, Any] | None, delta: int
+) -> None:
+    plan = plan_of(shop)
+    if change is None:
+        del plan[part][number]
+    else:
+        plan[part][number] |= change | ({"purchase": str(shop.id("ben", "k"))} if "purchase" in change else {})
+    plan["stock"][0]["delta"] += delta
+    before = await table(shop, "SELECT * FROM ledger ORDER BY sku, seq")
+    with pytest.raises(asyncpg.InvalidParameterValueError, match="stale"):
+        await carry_out(shop, plan)
+    assert await table(shop, "SELECT * FROM ledger ORDER BY sku, seq") == before
+
+
+async def test_a_repair_waits_for_nobody_it_does_not_touch(shop: PayingShop, database: Database) -> None:
+    other = await asyncpg.connect(database.owner_url, server_settings={"search_path": "flash"})
+    try:
+        await other.execute("BEGIN")
+        for rows_of in (
+            "sale WHERE id = '{other}'",
+            "purchase WHERE sale_id = '{other}' OR buyer = '{ben}'",
+            "quota WHERE sale_id = '{other}' OR buyer = '{ben}'",
+            "stock WHERE sku = '{z}'",
+        ):
+            await other.execute(f"SELECT FROM {rows_of} FOR UPDATE".format(**names(shop)))
+        assert await carry_out(shop, plan_of(shop))
+    finally:
+        await other.close()
+
+
+async def test_an_item_that_is_being_added_gets_the_new_epoch(shop: PayingShop, database: Database) -> None:
+    other = await asyncpg.connect(database.owner_url, server_settings={"search_path": "flash"})
+    try:
+        await shop.owner.execute("SET lock_timeout = 0")
+        await other.execute("BEGIN")
+        await other.execute("SELECT add_item($1, 'new', 'new', 1, 1)", shop._own("s"))
+        repairing = asyncio.create_task(carry_out(shop, plan_of(shop)))
+        await until_somebody_waits(other, "repair_books", call=repairing)
+        await other.execute("COMMIT")
+        assert await repairing
+    finally:
+        await other.close()
+    assert await table(shop, "SELECT DISTINCT epoch FROM stock WHERE sale_id = '{s}'") == [(2,)]

@@ -123,6 +123,37 @@ async def test_a_clone_is_the_same_sale_with_its_opening_stock(
     assert [row["sale"] for row in await flash_sale("list")] == ["s", "t", "u"]
 
 
+async def test_a_clone_takes_nothing_of_another_sale_and_nothing_that_came_later(
+    flash_sale: Callable[..., Any],
+) -> None:
+    await flash_sale("create", "first", *NEW[2:7], "5", *NEW[8:])
+    await flash_sale("add-item", "first", "x", "--name", "Hat", "--price-minor", "1", "--units", "3")
+    await flash_sale(*NEW)
+    await flash_sale("add-item", "s", "b", "--name", "Sock", "--price-minor", "5", "--units", "0")
+    await flash_sale("restock", "b", "4")
+    made = await flash_sale("clone", "s", "t", "--suffix", ".2", "--closes", LATER)
+    assert [(item["sku"], item["units"]) for item in made["items"]] == [("b.2", 0)]
+    assert made["buyer_limit"] == 2
+
+
+async def test_an_action_does_what_it_says_to_the_sale_it_names(
+    authority: Authority, owner: asyncpg.Connection, flash_sale: Callable[..., Any]
+) -> None:
+    now = datetime.now(UTC)
+    await authority.create_sale(
+        "over", merchant="m", name="x", opens=now - timedelta(2), closes=now - timedelta(1), buyer_limit=1, hold_seconds=1, currency="EUR",
+    )  # fmt: skip
+    await flash_sale(*NEW)
+    assert (await flash_sale("schedule", "s", "--closes", LATER_STILL))["state"] == "PAUSED", "no opening, so it waits"
+    await owner.execute(
+        "SELECT operate_change_sale('operator-key-0001', 'ana', 'why', 'sale.pause', 's', now(), NULL, NULL, NULL)"
+    )
+    assert (await flash_sale("show", "s"))["state"] == "PAUSED"
+    assert (await flash_sale("open", "s"))["state"] == "OPEN"
+    await flash_sale("pause", "over")  # which cannot be opened any more
+    assert await owner.fetchval("SELECT state FROM sale WHERE id = 'over'") == "PAUSED"
+
+
 async def test_a_command_repeated_with_its_key_is_done_once(
     owner: asyncpg.Connection, flash_sale: Callable[..., Any]
 ) -> None:

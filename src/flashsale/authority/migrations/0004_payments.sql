@@ -42,7 +42,7 @@ DECLARE
     v_now timestamptz;
 BEGIN
     SELECT * INTO v_purchase FROM purchase
-    WHERE id = p_purchase AND buyer = p_buyer AND version > 0 FOR NO KEY UPDATE;
+    WHERE id = p_purchase AND buyer = p_buyer FOR NO KEY UPDATE;
     IF v_purchase.id IS NULL THEN
         RETURN 'unknown_purchase';
     END IF;
@@ -142,7 +142,7 @@ DECLARE
     v_next text;
     v_now timestamptz;
 BEGIN
-    SELECT state INTO v_state FROM purchase WHERE id = p_purchase AND version > 0 FOR NO KEY UPDATE;
+    SELECT state INTO v_state FROM purchase WHERE id = p_purchase FOR NO KEY UPDATE;
     -- its row, too, before any quota or stock: who waits for a relay that marks it must not keep a hot row meanwhile
     SELECT * INTO v_pay FROM payment WHERE purchase_id = p_purchase AND try = p_try FOR NO KEY UPDATE;
     IF v_state IS NULL OR v_pay.try IS NULL THEN
@@ -403,7 +403,7 @@ BEGIN
     IF NOT record_operation(p_key, p_operator, 'purchase.refund', p_purchase::text, p_reason, '{}') THEN
         RETURN;
     END IF;
-    SELECT state INTO v_state FROM purchase WHERE id = p_purchase AND version > 0 FOR NO KEY UPDATE;
+    SELECT state INTO v_state FROM purchase WHERE id = p_purchase FOR NO KEY UPDATE;
     SELECT * INTO v_pay FROM payment WHERE purchase_id = p_purchase ORDER BY try DESC LIMIT 1 FOR NO KEY UPDATE;
     IF v_state IS DISTINCT FROM 'PAID' OR v_pay.state = 'REFUNDING' THEN
         RAISE EXCEPTION 'a refund is for a purchase that is PAID; % is %', p_purchase,
@@ -432,7 +432,7 @@ BEGIN
     IF NOT record_operation(p_key, p_operator, 'purchase.' || p_event, p_purchase::text, p_reason, '{}') THEN
         RETURN;
     END IF;
-    SELECT state INTO v_state FROM purchase WHERE id = p_purchase AND version > 0 FOR NO KEY UPDATE;
+    SELECT state INTO v_state FROM purchase WHERE id = p_purchase FOR NO KEY UPDATE;
     v_now := clock_timestamp();
     moved := move_purchases(ARRAY[p_purchase], p_event, v_now);
     IF cardinality(moved) = 0 THEN
@@ -493,7 +493,7 @@ DECLARE
 BEGIN
     -- picked first, as in lease_outbox
     SELECT array_agg(d.id) INTO sent
-    FROM (SELECT o.id FROM outbox o WHERE o.at < v_before AND o.sent_at < v_before
+    FROM (SELECT o.id FROM outbox o WHERE o.sent_at < v_before
           ORDER BY o.id LIMIT p_max FOR UPDATE SKIP LOCKED) d;
     SELECT array_agg(d.consumer), array_agg(d.event) INTO consumers, events
     FROM (SELECT i.consumer, i.event FROM inbox i WHERE i.at < v_before LIMIT p_max FOR UPDATE SKIP LOCKED) d;

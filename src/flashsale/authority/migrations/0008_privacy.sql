@@ -48,7 +48,7 @@ BEGIN
     -- FOR UPDATE, because columns of unique indexes change
     PERFORM 1 FROM purchase WHERE id = ANY (v_purchases) ORDER BY id FOR UPDATE;
     PERFORM 1 FROM payment WHERE purchase_id = ANY (v_purchases) ORDER BY purchase_id, try FOR UPDATE;
-    PERFORM 1 FROM quota WHERE buyer = p_buyer AND sale_id = ANY (v_sales) ORDER BY sale_id FOR UPDATE;
+    PERFORM 1 FROM quota WHERE buyer = p_buyer ORDER BY sale_id FOR UPDATE;
     SELECT CASE
         WHEN EXISTS (SELECT FROM sale WHERE id = ANY (v_sales) AND state <> 'ENDED' AND closes > clock_timestamp())
             THEN 'a sale in which they bought is not over'

@@ -22,13 +22,14 @@ DECLARE
     v_now timestamptz;
     lock_sale constant text[] := ARRAY(SELECT jsonb_array_elements(p_plan -> 'sales') ->> 'sale');
     lock_purchase constant uuid[] := ARRAY(SELECT (jsonb_array_elements(p_plan -> 'returns') ->> 'purchase')::uuid);
-    lock_sku constant text[] := ARRAY(SELECT jsonb_array_elements(p_plan -> 'stock') ->> 'sku')
-                                || ARRAY(SELECT s.sku FROM stock s WHERE s.sale_id = ANY (lock_sale));
+    lock_sku text[];
 BEGIN
     IF NOT record_operation(p_key, p_operator, 'audit.repair', 'books', p_reason, p_plan) THEN
         RETURN false;
     END IF;
     PERFORM 1 FROM sale WHERE id = ANY (lock_sale) ORDER BY id FOR NO KEY UPDATE;
+    lock_sku := ARRAY(SELECT jsonb_array_elements(p_plan -> 'stock') ->> 'sku')    -- after it: no item is added any more
+                || ARRAY(SELECT s.sku FROM stock s WHERE s.sale_id = ANY (lock_sale));
     PERFORM 1 FROM purchase WHERE id = ANY (lock_purchase) ORDER BY id FOR NO KEY UPDATE;
     INSERT INTO quota (sale_id, buyer, active) SELECT q.sale, q.buyer, 0
     FROM jsonb_to_recordset(p_plan -> 'quota') q (sale text, buyer text) ORDER BY 1, 2 ON CONFLICT DO NOTHING;
@@ -83,6 +84,6 @@ BEGIN
     UPDATE sale SET epoch = epoch + 1 WHERE id = ANY (lock_sale);
     UPDATE stock k SET state = s.state, opens = s.opens, closes = s.closes, buyer_limit = s.buyer_limit,
         hold_seconds = s.hold_seconds, epoch = s.epoch
-    FROM sale s WHERE s.id = ANY (lock_sale) AND k.sale_id = s.id AND k.sku = ANY (lock_sku);
+    FROM sale s WHERE s.id = ANY (lock_sale) AND k.sale_id = s.id;
     RETURN true;
 END $$;
