@@ -8,7 +8,9 @@ import pytest
 
 from flashsale.authority.client import Authority
 from flashsale.authority.migrate import migrate
+from tests import mutants
 from tests.databases import PASSWORDS, Database, drop_database, execute, given, make_database, patient, url_for
+from tests.predicates import Predicate
 from tests.sharing import pytest_collection_modifyitems, pytest_xdist_make_scheduler
 
 __all__ = ["pytest_collection_modifyitems", "pytest_xdist_make_scheduler"]  # hooks of this file's
@@ -16,6 +18,11 @@ __all__ = ["pytest_collection_modifyitems", "pytest_xdist_make_scheduler"]  # ho
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--storm-seconds", type=float, default=6, help="how long tests/contract/test_storm.py storms")
+    parser.addoption("--predicates", choices=("sample", "all"), default="sample", help="see tests/mutants.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(mutants)
 
 
 @pytest.fixture(scope="session")
@@ -34,9 +41,16 @@ def template() -> Iterator[str]:
 
 
 @pytest.fixture
-async def database(template: str) -> AsyncIterator[Database]:
+def mutant(request: pytest.FixtureRequest) -> Predicate | None:
+    """What is missing in the database, when this is no ordinary run of the test: see tests/mutants.py."""
+    return mutants.mutant_of(request.node)
+
+
+@pytest.fixture
+async def database(template: str, mutant: Predicate | None) -> AsyncIterator[Database]:
     """A fresh migrated database."""
     made = await make_database(template)
+    await mutants.put_in(made, mutant)
     yield made
     await drop_database(made)
 
