@@ -195,8 +195,8 @@ async def beside(scene: Scene, owner: asyncpg.Connection) -> Scene:
     now = datetime.now(UTC)
     for sale, sku in (("late", "y"), ("goes on", "z")):
         await scene.authority.create_sale(
-            sale.replace(" ", "-"), merchant="m", name=sale, opens=now, closes=now + timedelta(hours=1), buyer_limit=9,
-            hold_seconds=600, currency="EUR",
+            sale.replace(" ", "-"), merchant="m", name=sale, opens=now - timedelta(hours=1), closes=now + timedelta(hours=1),
+            buyer_limit=9, hold_seconds=600, currency="EUR",
         )  # fmt: skip
         await scene.authority.add_item(sale.replace(" ", "-"), sku, sku, 1, 9)
     rid = uuid.uuid4()
