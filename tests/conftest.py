@@ -10,6 +10,7 @@ from flashsale.authority.client import Authority
 from flashsale.authority.migrate import migrate
 from tests import mutants
 from tests.databases import PASSWORDS, Database, drop_database, execute, given, make_database, patient, url_for
+from tests.patience import PATIENCE_SECONDS
 from tests.predicates import Predicate
 from tests.sharing import pytest_collection_modifyitems, pytest_xdist_make_scheduler
 
@@ -56,9 +57,9 @@ async def database(template: str, mutant: Predicate | None) -> AsyncIterator[Dat
 
 
 @pytest.fixture
-async def authority(database: Database) -> AsyncIterator[Authority]:
+async def authority(database: Database, mutant: Predicate | None) -> AsyncIterator[Authority]:
     """The authority's client on a fresh database."""
-    client = await patient(database, size=4)
+    client = await patient(database, 4, mutants.STATEMENT_S_MAX if mutant else PATIENCE_SECONDS)
     yield client
     await client.close()
 

@@ -12,7 +12,7 @@ from flashsale.authority import client
 from flashsale.authority.client import Authority
 from flashsale.authority.migrate import ROLES
 from flashsale.settings import mask_url
-from tests.patience import PATIENCE_MS, PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS
 
 PASSWORDS = {role: secrets.token_hex(16) for role in ROLES}
 
@@ -76,15 +76,15 @@ async def execute(url: str, *statements: str) -> None:
         await connection.close()
 
 
-async def patient(database: Database, size: int) -> Authority:
+async def patient(database: Database, size: int, seconds: float = PATIENCE_SECONDS) -> Authority:
     """The authority's client as the servers use it, but one that waits as long as a test does: for an answer on a machine
     under load, and for a lock, so that PostgreSQL can tell a deadlock (after 1 s) from a queue.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(client, "CONNECT_SECONDS", PATIENCE_SECONDS)
-        patch.setitem(client._SETTINGS, "lock_timeout", str(PATIENCE_MS))
-        patch.setitem(client._SETTINGS, "statement_timeout", str(PATIENCE_MS))
-        return await Authority.connect(database.app_url, size, call_s=PATIENCE_SECONDS)
+        patch.setitem(client._SETTINGS, "lock_timeout", f"{seconds:.0f}s")
+        patch.setitem(client._SETTINGS, "statement_timeout", f"{seconds:.0f}s")
+        return await Authority.connect(database.app_url, size, call_s=seconds)
 
 
 async def make_database(template: str) -> Database:

@@ -571,12 +571,14 @@ async def test_while_redis_is_frozen_only_those_wait_who_came_before_it_was_noti
 ) -> None:
     async with kept(shop.authority, redis.url):
         await until(shop.equal, "the first gate")
+        buyers = Shop(await Gate.connect(redis.url), shop.authority)  # with a buyer's own half a second
+        buyers.sale, buyers.sku = shop.sale, shop.sku
         redis.signal(signal.SIGSTOP)
         attempts: list[asyncio.Task[tuple[Outcome, Attempt]]] = []
         waits: list[bool] = []
         ends = time.monotonic() + FROZEN_SECONDS
         while time.monotonic() < ends or (all(waits) and time.monotonic() < ends + PATIENCE_SECONDS):
-            attempts.append(asyncio.create_task(shop.debit()))
+            attempts.append(asyncio.create_task(buyers.debit()))
             await asyncio.sleep(0)  # one step of it: whoever is refused at once has heard it
             waits.append(not attempts[-1].done())
             await asyncio.sleep(0.01)
@@ -586,7 +588,8 @@ async def test_while_redis_is_frozen_only_those_wait_who_came_before_it_was_noti
         assert opened > 0, "nobody was there to notice"
         assert not any(waits[opened:]), "its probes are handshakes, and no buyer's"
         redis.signal(signal.SIGCONT)
-        await until(lambda: _buys(shop), "the gate sells again")
+        await until(lambda: _buys(buyers), "the gate sells again")
+        await buyers.gate.close()
 
 
 async def test_postgresql_away_stops_the_stamp_and_nothing_else(
