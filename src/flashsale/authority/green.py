@@ -25,8 +25,7 @@ from flashsale.contract.verdict import Verdict
 # A shopper hears 503 within two seconds. Waiting for a turn has a bound of its own, and a call that got its turn has all of its
 # time: under one bound for both, a busy machine struck calls that came late in mid-protocol, each cost its connection, and making
 # new ones left nothing to answer with.
-TURN_SECONDS = 0.5
-CALL_SECONDS = 1.5
+TURN_SECONDS = CALL_SECONDS = 1.0
 WAITING_MAX = 256  # calls running and waiting; past this a caller hears so at once instead of waiting in vain
 # the server's own bounds on a statement and on a lock
 _OPTIONS = (
