@@ -14,10 +14,10 @@ from typing import Any, NamedTuple, Self
 import asyncpg
 
 from flashsale.authority import queries
-from flashsale.authority.queries import Stock
+from flashsale.authority.queries import LiveSale, Stock
 from flashsale.authority.standing import Standing
 from flashsale.contract import wire
-from flashsale.contract.stock import Copies, Copy, Held, Reading
+from flashsale.contract.stock import Copies, Reading
 from flashsale.contract.verdict import Verdict
 
 CALL_SECONDS = 1.5  # a shopper hears 503 within two seconds, so one call may not take longer
@@ -30,7 +30,6 @@ PING_SECONDS = 3.0  # nobody waits for the answer either; a server that was froz
 # The server's own bound on a statement. The janitor fences an attempt only after this, so that a slow decision still counts.
 STATEMENT_MS = 3_000
 LOCK_MS = 300  # a batch that waits longer stands behind something broken, or behind its own lost call; it is run again
-ENDED_SALE_KEPT = "1 hour"  # how long an ended sale's gate is kept right: late returns are shown, then it is dropped
 
 # InternalClientError is the driver's "this cannot happen"; killing PostgreSQL under load makes it happen.
 _BROKEN = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
@@ -104,14 +103,6 @@ class GateImage(NamedTuple):
     epoch: int
     items: tuple[GateItem, ...]
     won: list[uuid.UUID]
-
-
-class LiveSale(NamedTuple):
-    """A sale whose gate is kept."""
-
-    sale: str
-    epoch: int
-    skus: tuple[str, ...]
 
 
 class Movement(NamedTuple):
@@ -277,15 +268,7 @@ class Authority:
 
     async def live_sales(self) -> list[LiveSale]:
         """The sales whose gates are kept: all but those that ended a while ago."""
-        rows = await self._rows(
-            f"""SELECT s.id, s.epoch, array_agg(k.sku ORDER BY k.sku) AS skus
-                FROM sale s JOIN stock k ON k.sale_id = s.id
-                WHERE (s.state <> 'ENDED' AND s.closes > now() - interval '{ENDED_SALE_KEPT}')
-                   OR EXISTS (SELECT FROM ledger l WHERE l.sku = k.sku AND l.seq = k.seq
-                              AND l.at > now() - interval '{ENDED_SALE_KEPT}')
-                GROUP BY s.id ORDER BY s.id""",  # noqa: S608 - a constant of this file
-        )
-        return [LiveSale(row["id"], row["epoch"], tuple(row["skus"])) for row in rows]
+        return queries.live_sales(await self._rows(queries.LIVE_SALES))
 
     async def movements(self, cursors: Mapping[str, int], rows_max: int) -> dict[str, Movements]:
         """Per SKU: up to ``rows_max`` movements after its cursor, and its stock row, all of one snapshot."""
@@ -314,23 +297,7 @@ class Authority:
 
     async def read_copies(self, cursors: Mapping[str, int], rows_max: int) -> Copies | None:
         """Per SKU: its stock row and up to ``rows_max`` ledger rows after its cursor, of one snapshot; None: no such items."""
-        rows = await self._rows(
-            """SELECT now() AS as_of, (SELECT min(deadline) FROM purchase WHERE state = 'HELD') AS next_deadline,
-                      k.sku, k.available, k.seq, k.state, k.opens, k.closes,
-                      ARRAY(SELECT ROW (l.seq, CASE l.kind WHEN 'hold' THEN l.purchase_id END) FROM ledger l
-                            WHERE l.sku = k.sku AND l.seq > c.seq ORDER BY l.seq LIMIT $3) AS rows
-               FROM unnest($1::text[], $2::bigint[]) c (sku, seq) JOIN stock k ON k.sku = c.sku""",
-            list(cursors),
-            list(cursors.values()),
-            rows_max,
-        )
-        items = {
-            row["sku"]: Copy(
-                row["available"], row["seq"], row["state"], row["opens"], row["closes"], _held(row["rows"])
-            )
-            for row in rows
-        }
-        return Copies(rows[0]["as_of"], rows[0]["next_deadline"], items) if rows else None
+        return queries.copies(await self._rows(queries.COPIES, list(cursors), list(cursors.values()), rows_max))
 
     async def held_attempts(
         self,
@@ -549,10 +516,6 @@ class _Connection(asyncpg.Connection):
 
 async def _prepare_connection(connection: asyncpg.Connection) -> None:
     await connection.set_type_codec("jsonb", schema="pg_catalog", encoder=json.dumps, decoder=json.loads)
-
-
-def _held(rows: Iterable[tuple[int, uuid.UUID | None]]) -> list[Held]:
-    return [Held(seq, None if purchase is None else purchase.int) for seq, purchase in rows]
 
 
 def _decision(row: asyncpg.Record) -> Decision:

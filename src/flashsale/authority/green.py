@@ -6,7 +6,7 @@ made again. Only what a front of the queued backend needs: it reads, cancels and
 
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,10 +16,10 @@ from gevent.lock import BoundedSemaphore
 from psycopg.rows import dict_row
 
 from flashsale.authority import queries
-from flashsale.authority.queries import Stock
+from flashsale.authority.queries import LiveSale, Stock
 from flashsale.authority.standing import Standing
 from flashsale.contract import wire
-from flashsale.contract.stock import Reading
+from flashsale.contract.stock import Copies, Reading
 from flashsale.contract.verdict import Verdict
 
 # A shopper hears 503 within two seconds. Waiting for a turn has a bound of its own, and a call that got its turn has all of its
@@ -113,6 +113,14 @@ class GreenAuthority:
     def read_watched(self, skus: Iterable[str]) -> Reading:
         """Those of ``skus`` (one at least) that are items, of one moment."""
         return queries.reading(self._rows(queries.WATCHED, list(skus)))
+
+    def live_sales(self) -> list[LiveSale]:
+        """The sales of which copies are kept: all but those that ended a while ago."""
+        return queries.live_sales(self._rows(queries.LIVE_SALES))
+
+    def read_copies(self, cursors: Mapping[str, int], rows_max: int) -> Copies | None:
+        """Per SKU: its stock row and up to ``rows_max`` ledger rows after its cursor, of one snapshot; None: no such items."""
+        return queries.copies(self._rows(queries.COPIES, list(cursors), list(cursors.values()), rows_max))
 
     def _rows(self, query: str, *arguments: Any) -> list[dict[str, Any]]:
         if self._calls >= WAITING_MAX:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 from flashsale.contract import wire
-from flashsale.contract.stock import Reading, Watched
+from flashsale.contract.stock import Copies, Copy, Held, Reading, Watched
 
 
 class Row(Protocol):
@@ -19,6 +19,14 @@ class Row(Protocol):
 
 
 Rows = Sequence[Row]
+
+
+class LiveSale(NamedTuple):
+    """A sale whose gate and whose copies are kept."""
+
+    sale: str
+    epoch: int
+    skus: tuple[str, ...]
 
 
 class Stock(NamedTuple):
@@ -57,6 +65,25 @@ WATCHED = """
            k.opens, k.closes
     FROM unnest($1::text[]) w (sku) LEFT JOIN stock k ON k.sku = w.sku"""
 
+# Two arrays of one scan instead of rows: both drivers read them.
+COPIES = """
+    SELECT now() AS as_of, (SELECT min(deadline) FROM purchase WHERE state = 'HELD') AS next_deadline,
+           k.sku, k.available, k.seq, k.state, k.opens, k.closes, rows.seqs, rows.purchases
+    FROM unnest($1::text[], $2::bigint[]) c (sku, seq) JOIN stock k ON k.sku = c.sku
+    CROSS JOIN LATERAL (
+        SELECT coalesce(array_agg(r.seq ORDER BY r.seq), '{}') AS seqs,
+               coalesce(array_agg(r.purchase ORDER BY r.seq), '{}') AS purchases
+        FROM (SELECT l.seq, CASE l.kind WHEN 'hold' THEN l.purchase_id END AS purchase FROM ledger l
+              WHERE l.sku = k.sku AND l.seq > c.seq ORDER BY l.seq LIMIT $3) r) rows"""
+
+# All but those that ended an hour ago: late returns are shown, then gates and copies are dropped.
+LIVE_SALES = """
+    SELECT s.id, s.epoch, array_agg(k.sku ORDER BY k.sku) AS skus
+    FROM sale s JOIN stock k ON k.sale_id = s.id
+    WHERE (s.state <> 'ENDED' AND s.closes > now() - interval '1 hour')
+       OR EXISTS (SELECT FROM ledger l WHERE l.sku = k.sku AND l.seq = k.seq AND l.at > now() - interval '1 hour')
+    GROUP BY s.id ORDER BY s.id"""
+
 CANCEL = "SELECT cancel_purchase($1, $2) AS refused"
 
 START_PAYMENT = "SELECT start_payment($1, $2, $3, $4) AS refused"
@@ -90,3 +117,27 @@ def reading(rows: Rows) -> Reading:
     """What WATCHED found; it has a row for each SKU that was asked for, also where there is no such item."""
     items = [Watched(*list(row.values())[1:]) for row in rows if row["sku"] is not None]
     return Reading(rows[0]["as_of"], {item.sku: item for item in items})
+
+
+def copies(rows: Rows) -> Copies | None:
+    """What COPIES found; None: no such items."""
+    items = {
+        row["sku"]: Copy(
+            row["available"],
+            row["seq"],
+            row["state"],
+            row["opens"],
+            row["closes"],
+            [
+                Held(seq, None if purchase is None else purchase.int)
+                for seq, purchase in zip(row["seqs"], row["purchases"], strict=True)
+            ],
+        )
+        for row in rows
+    }
+    return Copies(rows[0]["as_of"], rows[0]["next_deadline"], items) if rows else None
+
+
+def live_sales(rows: Rows) -> list[LiveSale]:
+    """What LIVE_SALES found."""
+    return [LiveSale(row["id"], row["epoch"], tuple(row["skus"])) for row in rows]

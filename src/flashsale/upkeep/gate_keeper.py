@@ -13,7 +13,8 @@ from typing import NamedTuple
 import structlog
 
 from flashsale import crash
-from flashsale.authority.client import STATEMENT_MS, Authority, LiveSale, Movements
+from flashsale.authority.client import STATEMENT_MS, Authority, Movements
+from flashsale.authority.queries import LiveSale
 from flashsale.gate.client import Applied, Gate, GateDamaged, GateUnavailable, GateView, Step
 from flashsale.stream import wakeup
 from flashsale.upkeep import plan
