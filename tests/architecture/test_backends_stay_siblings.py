@@ -10,8 +10,7 @@ from flashsale.settings import REPOSITORY
 
 BACKENDS = REPOSITORY / "src" / "flashsale" / "backends"
 LEFT, RIGHT = BACKENDS / "asyncio_redis", BACKENDS / "gevent_rabbit"
-OWN_FILES = {"bound.py", "feed.py"}  # only a server that answers at once can be late, and can refuse at once
-FILES = sorted(path.name for path in LEFT.glob("*.py") if path.name not in OWN_FILES)
+FILES = sorted(path.name for path in LEFT.glob("*.py"))
 
 # file → names that only one of the two has
 OWN: dict[str, set[str]] = {
@@ -20,8 +19,6 @@ OWN: dict[str, set[str]] = {
     "dispatch.py": {"QueueUnavailable"},  # the authority's own exception says it on the other side
     "metrics.py": {
         "gate_answers",
-        "refused_at_once",
-        "in_flight_limit",
         "gate_seconds",
         "gate_up",
         "batch_sizes",
@@ -40,8 +37,6 @@ OWN: dict[str, set[str]] = {
 OWN_METHODS: dict[str, set[str]] = {
     "Checkout": {
         "follow",
-        "is_full",
-        "refuse",
         "close",
     },  # only a queue has attempts to follow; only a gate has debits to settle before the end
     "Dispatcher": {"is_up"},  # an attribute on the other side

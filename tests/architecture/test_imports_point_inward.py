@@ -16,6 +16,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     # whose tables the launcher prints and checks
     "flashsale.settings": {"loadbalancer.config", "flashsale.crash"},
     "flashsale.crash": set(),
+    "flashsale.bound": set(),
+    "flashsale.tally": set(),
     "flashsale.logs": set(),
     "flashsale.ops": set(),  # the operations port of asyncio processes that serve nobody
     "flashsale.identity": {"flashsale.contract"},
@@ -52,6 +54,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "flashsale.authority",
     },
     "flashsale.backends.asyncio_redis": {
+        "flashsale.bound",
+        "flashsale.tally",
         "flashsale.contract",
         "flashsale.settings",
         "flashsale.crash",
@@ -65,6 +69,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "flashsale.queued.receipt",  # it honours the other backend's receipts, and knows nothing of its queue
     },
     "flashsale.backends.gevent_rabbit": {
+        "flashsale.bound",
+        "flashsale.tally",
         "flashsale.contract",
         "flashsale.settings",
         "flashsale.logs",

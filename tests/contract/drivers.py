@@ -182,15 +182,15 @@ class HttpDriver(SqlDriver):
         async with self.session.post(self.url + wire.PURCHASES_PATH, json=body, headers=headers) as answer:
             document = await answer.json(content_type=None)
             if answer.status == 202:
-                return await self._follow(wish, answer.headers["Location"], document["receipt"])
+                return await self.follow(wish, answer.headers["Location"], document["receipt"])
             if answer.ok:
                 assert document["id"] == str(self.purchase(wish.who, wish.key))
                 return {201: "held", 200: "replayed"}[answer.status]
             assert answer.content_type == wire.PROBLEM_TYPE
             return str(document["verdict"])
 
-    async def _follow(self, wish: Wish, path: str, receipt: str) -> str:
-        # any server of either backend must know what became of it
+    async def follow(self, wish: Wish, path: str, receipt: str) -> str:
+        """Ask what became of a queued wish until it is decided; any server of either backend must know."""
         assert path == f"{wire.PURCHASES_PATH}/{self.purchase(wish.who, wish.key)}"
         headers = {
             wire.BUYER_HEADER: self.own(wish.who),

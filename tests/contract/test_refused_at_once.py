@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from typing import NamedTuple
 
 import pytest
@@ -11,8 +12,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from flashsale.contract import wire
 from tests.contract.drivers import HttpDriver
+from tests.contract.script import Wish
 from tests.patience import PATIENCE_SECONDS
+from tests.servers import Process
 from tests.stages import Stage, staged
+
+BACKENDS = ("asyncio_redis", "gevent_rabbit")
 
 
 class Shop(NamedTuple):
@@ -20,21 +25,25 @@ class Shop(NamedTuple):
 
     stage: Stage
     driver: HttpDriver
+    server: Process
 
     async def post(self, sku: str, who: str, *, is_retry: bool = False) -> int | str:
-        """201 or 200, or the verdict of a refusal."""
+        """201 or 200, once it is decided, or the verdict of a refusal."""
         headers = {wire.BUYER_HEADER: self.driver.own(who), wire.KEY_HEADER: self.driver.key(who)}
         if is_retry:
             headers[wire.RETRY_HEADER] = "1"
         body = {"items": [{"sku": self.driver.own(sku), "quantity": 1}]}
         async with self.stage.session.post(self.driver.url + wire.PURCHASES_PATH, json=body, headers=headers) as answer:
             document = await answer.json(content_type=None)
-            return answer.status if answer.ok else str(document["verdict"])
+            if answer.status != HTTPStatus.ACCEPTED:
+                return answer.status if answer.ok else str(document["verdict"])
+            wish = Wish(who, who, ((sku, 1),))
+            verdict = await self.driver.follow(wish, answer.headers["Location"], document["receipt"])
+            return {"held": 201, "replayed": 200}.get(verdict, verdict)
 
     async def at_once(self, verdict: str) -> float:
         """How many were refused at once with this verdict."""
-        (server,) = self.stage.servers
-        async with self.stage.session.get(f"http://127.0.0.1:{server.ops_port}/metrics") as answer:
+        async with self.stage.session.get(f"http://127.0.0.1:{self.server.ops_port}/metrics") as answer:
             families = {family.name: family for family in text_string_to_metric_families(await answer.text())}
         samples = families["flashsale_refused_at_once"].samples
         return next(sample.value for sample in samples if sample.labels["verdict"] == verdict)
@@ -61,13 +70,14 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def stage(template: str, redis_url: str) -> AsyncIterator[Stage]:
-    async with staged(template, redis_url, servers=1) as made:
+    async with staged(template, redis_url, servers=1, queued_servers=1) as made:
         yield made
 
 
-@pytest.fixture
-def shop(stage: Stage) -> Shop:
-    return Shop(stage, HttpDriver(stage.authority, stage.owner, stage.session, stage.urls))
+@pytest.fixture(params=BACKENDS)
+def shop(request: pytest.FixtureRequest, stage: Stage) -> Shop:
+    (server,) = [server for server in stage.servers if server.role == request.param]
+    return Shop(stage, HttpDriver(stage.authority, stage.owner, stage.session, [server.url]), server)
 
 
 @pytest.mark.asyncio(loop_scope="module")

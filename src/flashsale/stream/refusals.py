@@ -63,10 +63,12 @@ class Refusals:
         self._sales: dict[str, _Sale] = {}
         self._sale_of: dict[str, _Sale] = {}
 
-    def refuse(self, sale: str, lines: Iterable[Line], purchase: int, now: float) -> Verdict | None:
-        """The word for this purchase, known by its number, of lines that are all of ``sale``; None: ask."""
-        known = self._sales.get(sale)
+    def refuse(self, lines: Sequence[Line], purchase: int, now: float) -> Verdict | None:
+        """The word for this purchase, known by its number, if all ``lines`` are of one sale; None: ask."""
+        known = self._sale_of.get(lines[0].sku)
         if known is None or now >= known.word.until or purchase in known.won:
+            return None
+        if any(self._sale_of.get(line.sku) is not known for line in lines[1:]):
             return None
         verdict, skus, _ = known.word
         return verdict if any(line.sku in skus for line in lines) else None

@@ -22,6 +22,7 @@ from flashsale.contract.wire import Cart, Line, purchase_id
 from flashsale.queued import topology
 from flashsale.queued.message import QUEUED_SECONDS_MAX, Message
 from flashsale.queued.receipt import Receipts
+from flashsale.stream.refusals import Refusals
 from tests.patience import PATIENCE_SECONDS
 
 CART = Cart((Line("hat", 1),))
@@ -50,10 +51,10 @@ class Taking(Dispatcher):
 
 def test_an_attempt_is_queued_until_so_late_by_postgresql_s_clock() -> None:
     authority, taking = FarAuthority("", 1), Taking()
-    checkout = Checkout(taking, authority, Watch.__new__(Watch), Receipts("x" * 32), 10)
+    checkout = Checkout(taking, authority, Watch.__new__(Watch), Receipts("x" * 32), Refusals(), in_flight_max=10)
     assert abs(authority.now() - datetime.now(UTC)) < timedelta(minutes=1)  # nothing heard yet
     authority.news([], [])
-    assert checkout.purchase("ana", KEY, CART, is_retry=False).verdict is Verdict.QUEUED
+    assert checkout.purchase(purchase_id("ana", KEY), "ana", KEY, CART, is_retry=False).verdict is Verdict.QUEUED
     (attempt,) = taking.taken
     assert timedelta(0) <= attempt.queued_until - FAR - timedelta(seconds=QUEUED_SECONDS_MAX) < timedelta(minutes=1)
 

@@ -67,8 +67,8 @@ class Shop:
             pass
         self.read()
 
-    def word(self, *skus: str, purchase: int = STRANGER, sale: str = "sale") -> Verdict | None:
-        return self.refusals.refuse(sale, [Line(sku, 1) for sku in skus or ("hat",)], purchase, self.now)
+    def word(self, *skus: str, purchase: int = STRANGER) -> Verdict | None:
+        return self.refusals.refuse([Line(sku, 1) for sku in skus or ("hat",)], purchase, self.now)
 
 
 def test_who_comes_too_late_hears_it_from_a_reading_alone() -> None:
@@ -219,7 +219,7 @@ def test_ids_of_all_sales_share_one_bound() -> None:
     refusals.learn(refusals.wish(), Copies(START, None, items), 0.0)
     held = {sku: copy._replace(rows=[Held(1, ord(sku)), Held(2, -ord(sku))]) for sku, copy in items.items()}
     refusals.learn(refusals.wish(), Copies(START, None, held), 0.0)
-    heard = [refusals.refuse(sale, [Line(sku, 1)], STRANGER, 0.1) for sale, sku in (("s", "a"), ("t", "b"))]
+    heard = [refusals.refuse([Line(sku, 1)], STRANGER, 0.1) for sku in ("a", "b")]
     assert heard == [GONE, None]
 
 

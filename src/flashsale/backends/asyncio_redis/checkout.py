@@ -18,8 +18,8 @@ from flashsale import crash
 from flashsale.authority.catalog import Catalog
 from flashsale.authority.client import Attempt, AuthorityUnavailable, Decision, NeverSent
 from flashsale.backends.asyncio_redis import metrics
-from flashsale.backends.asyncio_redis.bound import Bound
 from flashsale.backends.asyncio_redis.dispatch import Dispatcher
+from flashsale.bound import Bound
 from flashsale.contract.verdict import DETAILS, Verdict
 from flashsale.contract.wire import Cart, Purchase, attempt_id
 from flashsale.gate.client import Gate, GateUnavailable, Settlement
@@ -93,10 +93,9 @@ class Checkout:
 
         Not for a marked retry, nor for an attempt put in again: those no copy may answer.
         """
-        sale = self._catalog.sale_of(cart)
-        if sale is None or purchase.int in self._flights:
+        if purchase.int in self._flights:
             return None
-        verdict = self._refusals.refuse(sale, cart.lines, purchase.int, time.monotonic())
+        verdict = self._refusals.refuse(cart.lines, purchase.int, time.monotonic())
         if verdict is None:
             return None
         metrics.refused_at_once[verdict] += 1

@@ -24,6 +24,7 @@ from flashsale.authority.green import GreenAuthority
 from flashsale.backends.gevent_rabbit import metrics
 from flashsale.backends.gevent_rabbit.checkout import Checkout
 from flashsale.backends.gevent_rabbit.dispatch import Dispatcher
+from flashsale.backends.gevent_rabbit.feed import Feed
 from flashsale.backends.gevent_rabbit.routes import Environ, Response, Routes, respond
 from flashsale.backends.gevent_rabbit.stream import Stream
 from flashsale.backends.gevent_rabbit.watch import Watch
@@ -32,9 +33,11 @@ from flashsale.queued import topology
 from flashsale.queued.receipt import Receipts
 from flashsale.settings import Settings
 from flashsale.stream.hub import Limits
+from flashsale.stream.refusals import Refusals
 
 AUTHORITY_CONNECTIONS = 6  # they read; as many as the other backend has
 STREAM_CONNECTIONS = 1  # one reading at a time for all viewers
+FEED_CONNECTIONS = 1  # one at a time for what is refused at once
 BACKLOG = 4096  # an opening rush connects faster than one loop turn accepts
 CONNECTIONS_MAX = 20_000  # idle ones included, at some tens of KiB each; past it they wait in the backlog
 IDLE_SECONDS = 75.0  # a kept connection that says nothing this long is gone; balancers give up sooner
@@ -58,12 +61,23 @@ class Front:
         claim = topology.claim_of(settings.postgres_url)
         self._dispatcher = Dispatcher(settings.rabbitmq_url, claim, settings.in_flight_max)
         self._watch = Watch(self._authority, settings.rabbitmq_url, claim)
-        checkout = Checkout(self._dispatcher, self._authority, self._watch, receipts, settings.in_flight_max)
+        refusals = Refusals()
+        self._feeding = GreenAuthority(settings.postgres_url, FEED_CONNECTIONS)
+        self._feed = Feed(self._feeding, refusals)
+        checkout = Checkout(
+            self._dispatcher, self._authority, self._watch, receipts, refusals, in_flight_max=settings.in_flight_max
+        )
         identify = identify_by(settings.auth, settings.jwt_secret)
         self._streaming = GreenAuthority(settings.postgres_url, STREAM_CONNECTIONS)
         limits = Limits(settings.sse_hz, settings.sse_viewers_max, settings.sse_address_viewers_max)
-        self._stream = Stream(self._streaming, settings.redis_url, limits)
-        keepers = (self._dispatcher.link.keeper, self._watch.link.keeper, self._watch.poller, *self._stream.work)
+        self._stream = Stream(self._streaming, settings.redis_url, limits, self._feed.wake)
+        keepers = (
+            self._dispatcher.link.keeper,
+            self._watch.link.keeper,
+            self._watch.poller,
+            self._feed.work,
+            *self._stream.work,
+        )
         for greenlet in keepers:
             greenlet.link(self._ended)
         self.routes = Routes(checkout, self._authority, self._watch, receipts, identify, stream=self._stream)
@@ -82,9 +96,11 @@ class Front:
         """Nobody asks any more."""
         self.is_stopping = True
         self._stream.close()
+        self._feed.close()
         self._dispatcher.close()
         self._authority.close()
         self._streaming.close()
+        self._feeding.close()
         self._ops.stop(timeout=1)
         log.info("server.stopped")
 

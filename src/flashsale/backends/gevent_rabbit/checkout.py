@@ -1,7 +1,8 @@
 """From a purchase attempt to its place in the queue: single flight, publish, receipt; and on wish, to its verdict.
 
-No answer is a verdict of this process. What PostgreSQL already knows it is asked for: retries that say so, and receipts that
-come back. Everything else is queued unread, so that nothing but the queue needs to be up.
+No yes is this process's. It refuses alone what it knows of a reading of its own (``stream/refusals.py``). What PostgreSQL already
+knows it is asked for: retries that say so, and receipts that come back. Everything else is queued unread, so that nothing but the
+queue needs to be up.
 """
 
 import time
@@ -16,10 +17,12 @@ from flashsale.authority.green import AuthorityUnavailable, GreenAuthority
 from flashsale.backends.gevent_rabbit import metrics
 from flashsale.backends.gevent_rabbit.dispatch import Dispatcher, QueueUnavailable
 from flashsale.backends.gevent_rabbit.watch import Watch
+from flashsale.bound import Bound
 from flashsale.contract.verdict import DETAILS, Verdict
-from flashsale.contract.wire import Cart, Purchase, attempt_id, purchase_id
+from flashsale.contract.wire import Cart, Purchase, attempt_id
 from flashsale.queued.message import QUEUED_SECONDS_MAX, Message
 from flashsale.queued.receipt import Receipt, Receipts
+from flashsale.stream.refusals import Refusals
 
 
 class Outcome(NamedTuple):
@@ -38,7 +41,7 @@ class _Flight:
 
 
 class Checkout:
-    """Queues purchase attempts, at most ``in_flight_max`` at once."""
+    """Queues purchase attempts, as many at once as are confirmed in time and at most ``in_flight_max``."""
 
     def __init__(
         self,
@@ -46,38 +49,70 @@ class Checkout:
         authority: GreenAuthority,
         watch: Watch,
         receipts: Receipts,
+        refusals: Refusals,
+        *,
         in_flight_max: int,
     ) -> None:
         self._dispatcher = dispatcher
         self._authority = authority
         self._watch = watch
         self._receipts = receipts
-        self._in_flight_max = in_flight_max
-        self._in_flight = 0
+        self._refusals = refusals
+        self._bound = Bound(in_flight_max)
         self._flights: dict[uuid.UUID, _Flight] = {}
+        metrics.in_flight.set_function(lambda: self._bound.working)
+        metrics.in_flight_limit.set_function(lambda: self._bound.limit)
+
+    def is_full(self) -> bool:
+        """Is one attempt more too many? It counts as refused then."""
+        if not self._bound.is_full(self._bound.working):
+            return False
+        metrics.attempts[Verdict.TRY_LATER] += 1
+        return True
+
+    def refuse(self, purchase: uuid.UUID, cart: Cart) -> Outcome | None:
+        """What can be said to a first attempt at once, by a copy of PostgreSQL a quarter of a second old at most; None: nothing.
+
+        Not for a marked retry, nor for an attempt put in again: those no copy may answer.
+        """
+        if purchase in self._flights:
+            return None
+        verdict = self._refusals.refuse(cart.lines, purchase.int, time.monotonic())
+        if verdict is None:
+            return None
+        metrics.refused_at_once[verdict] += 1
+        metrics.attempts[verdict] += 1
+        metrics.seconds.observe(0.0)
+        return _refused(verdict)
 
     def purchase(
-        self, buyer: str, key: str, cart: Cart, *, is_retry: bool, receipt: Receipt | None = None, wait_s: float = 0.0
+        self,
+        purchase: uuid.UUID,
+        buyer: str,
+        key: str,
+        cart: Cart,
+        *,
+        is_retry: bool,
+        receipt: Receipt | None = None,
+        wait_s: float = 0.0,
     ) -> Outcome:
         """The answer to one attempt. ``is_retry``: the client has sent this key before, so no copy may answer it.
 
-        ``receipt``: put this attempt in again. ``wait_s``: seconds the client would wait for the verdict.
+        ``purchase``: the id of buyer and key; ``receipt``: put this attempt in again; ``wait_s``: seconds the client would wait for
+        the verdict.
         """
-        if self._in_flight >= self._in_flight_max:
-            metrics.attempts.labels(Verdict.TRY_LATER).inc()
+        started = time.monotonic()
+        if not self._bound.enter(started):
+            metrics.attempts[Verdict.TRY_LATER] += 1
             return _refused(Verdict.TRY_LATER)
-        started = time.perf_counter()
-        self._in_flight += 1
-        metrics.in_flight.set(self._in_flight)
         try:
-            outcome = self._single_flight(buyer, key, cart, is_retry=is_retry, receipt=receipt)
+            outcome = self._single_flight(purchase, buyer, key, cart, is_retry=is_retry, receipt=receipt)
         finally:
-            self._in_flight -= 1
-            metrics.in_flight.set(self._in_flight)
-        metrics.attempts.labels(outcome.verdict).inc()
-        metrics.seconds.observe(time.perf_counter() - started)
+            ended = time.monotonic()
+            self._bound.leave(ended, ended - started)
+        metrics.attempts[outcome.verdict] += 1
+        metrics.seconds.observe(ended - started)
         if outcome.verdict is Verdict.QUEUED and wait_s:
-            purchase = purchase_id(buyer, key)
             queued = self._receipts.read(outcome.receipt, buyer, purchase, time.time())
             try:
                 return self.follow(queued, outcome.receipt, buyer, wait_s)
@@ -106,9 +141,10 @@ class Checkout:
             DETAILS.get(verdict, ""),
         )
 
-    def _single_flight(self, buyer: str, key: str, cart: Cart, *, is_retry: bool, receipt: Receipt | None) -> Outcome:
+    def _single_flight(
+        self, purchase: uuid.UUID, buyer: str, key: str, cart: Cart, *, is_retry: bool, receipt: Receipt | None
+    ) -> Outcome:
         # One wish sent twice at once is one attempt; another body must not overtake the first.
-        purchase = purchase_id(buyer, key)
         while (flight := self._flights.get(purchase)) is not None:
             outcome: Outcome = flight.outcome.get()
             if flight.fingerprint == cart.fingerprint:

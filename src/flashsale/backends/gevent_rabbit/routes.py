@@ -113,6 +113,8 @@ class Routes:
 
     def post_purchase(self, request: Request) -> Response:
         """``POST /purchases``; with ``Prefer: wait=N`` answered with the verdict, if it comes within N seconds."""
+        if self._checkout.is_full():
+            raise wire.Refusal(Verdict.TRY_LATER, DETAILS[Verdict.TRY_LATER])
         key = _key(request)
         is_retry = wire.parse_retry(request.headers.get(wire.RETRY_HEADER))
         cart = wire.parse_cart(_read_json(request))
@@ -124,7 +126,11 @@ class Routes:
             receipt = self._receipts.read(text, buyer, purchase_id, time.time())
             if receipt.fingerprint != cart.fingerprint:
                 raise wire.Refusal(Verdict.MALFORMED, f"the {wire.RECEIPT_HEADER} is of another cart")
-        outcome = self._checkout.purchase(buyer, key, cart, is_retry=is_retry, receipt=receipt, wait_s=wait_s)
+        if receipt is None and not is_retry and (refused := self._checkout.refuse(purchase_id, cart)) is not None:
+            return _answer(refused, purchase_id)
+        outcome = self._checkout.purchase(
+            purchase_id, buyer, key, cart, is_retry=is_retry, receipt=receipt, wait_s=wait_s
+        )
         if cart.pay_now is not None and outcome.purchase is not None:
             outcome = outcome._replace(purchase=self._pay_now(outcome.purchase, buyer, key, cart.pay_now))
         return _answer(outcome, purchase_id)

@@ -26,7 +26,14 @@ log = structlog.get_logger()
 class Stream:
     """The viewers of this process. ``authority`` is its own: behind other readers the numbers would grow old."""
 
-    def __init__(self, authority: GreenAuthority, redis_url: str, limits: hub.Limits) -> None:
+    def __init__(
+        self,
+        authority: GreenAuthority,
+        redis_url: str,
+        limits: hub.Limits,
+        woken: Callable[[Collection[str] | None], None],
+    ) -> None:
+        """``woken`` hears of every wake-up too; it may not wait."""
         self._authority = authority
         # one connection that listens; the kernel finds out when nobody is at its other end any more
         self._redis = Redis.from_url(
@@ -37,6 +44,7 @@ class Stream:
             socket_keepalive=True,
             socket_keepalive_options=KEEPALIVE,
         )
+        self._woken = woken
         self._hub = hub.Hub(limits)
         self._read_soon = Event()
         self._tell_soon = Event()
@@ -79,6 +87,7 @@ class Stream:
 
     def wake(self, skus: Collection[str] | None) -> None:
         """These SKUs moved; None: any may have."""
+        self._woken(skus)
         if self._hub.wake(skus):
             self._read_soon.set()
 

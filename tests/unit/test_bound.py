@@ -5,7 +5,7 @@ from collections import deque
 
 import pytest
 
-from flashsale.backends.asyncio_redis.bound import LATE_SECONDS, LIMIT_FIRST, LIMIT_MIN, WINDOW_SECONDS, Bound
+from flashsale.bound import LATE_SECONDS, LIMIT_FIRST, LIMIT_MIN, WINDOW_SECONDS, Bound
 
 MOST = 4096
 PATIENCE_SECONDS = 1.0  # of the simulated clients; an answer that comes later is worth nothing
