@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from flashsale.lane.answer import Answer
 from flashsale.lane.connection import Connection
+from flashsale.lane.plain import skimmer
 
 TICK_SECONDS = 0.25
 PARTIAL_TICKS = 2  # half a request is waited for so long; then whoever stands behind deals with its client
@@ -21,7 +22,7 @@ class Route(NamedTuple):
 
     ``begin`` is given the header fields named in ``fields`` (lower-case name → name as ``begin`` wants it) and the body. It
     answers, or says who will; neither raises. ``is_full`` is told how many are worked on: whoever comes then hears ``busy``,
-    and nothing that they sent is looked at.
+    nothing that they sent is looked at, and ``shed`` is told how many they were.
     """
 
     path: str
@@ -30,6 +31,7 @@ class Route(NamedTuple):
     begin: Callable[[Mapping[str, str], bytes], Answer | Coroutine[Any, Any, Answer]]
     is_full: Callable[[int], bool]
     busy: Answer
+    shed: Callable[[int], None]
 
 
 class Listener:
@@ -41,6 +43,7 @@ class Listener:
         self.loop = asyncio.get_running_loop()
         self.names = tuple(route.fields.items())
         self.line = f"POST {route.path} HTTP/1.1\r\n".encode()
+        self.skim = skimmer(self.line)
         self.is_draining = False
         self.now = 0  # ticks
         self.tail = b""  # of every answer

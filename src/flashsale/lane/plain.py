@@ -1,13 +1,14 @@
-"""Is this head one that the lane may read by itself? What it asks for, then, and where its body ends. Pure.
+"""Is this head one that the lane may read by itself? What it asks for, then, and where its body ends. Or only where it ends. Pure.
 
 The grammar is the balancer's. Its full reading costs twice as much, for fields that a plain request does not have; whatever has one
 of them is no plain request and is read in full.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from loadbalancer.http1.grammar import FIELDS_MAX, LINE_BYTES_MAX, match_request, split_fields
+from loadbalancer.http1.grammar import FIELD_LINE, FIELDS_MAX, LINE_BYTES_MAX, match_request, split_fields
 
 JSON = b"application/json"
 # Each changes how a message is framed, what follows it, or what its body is.
@@ -15,6 +16,23 @@ TELLING = frozenset(
     (b"connection", b"content-encoding", b"expect", b"te", b"trailer", b"transfer-encoding", b"upgrade")
 )
 LENGTH_DIGITS_MAX = 9
+
+
+# A field that neither frames the request nor is repeated in its answer.
+_OTHER_FIELD = (
+    rb"(?!(?i:content-length|link-sequence|%b):)" % b"|".join(sorted(TELLING - {b"content-encoding"})) + FIELD_LINE
+)
+_LENGTH_FIELD = rb"(?i:content-length):[ \t]*+([1-9][0-9]{0,%d}+)[ \t]*+\r\n" % (LENGTH_DIGITS_MAX - 1)
+
+
+def skimmer(line: bytes) -> Callable[[bytes, int], re.Match[bytes] | None]:
+    """Finds a head that begins with ``line`` at a place in what was sent; group 1 is the length of its body, in digits.
+
+    For answers that are the same whatever the request says. It takes a third of the time of ``read_plain`` and sees only where the
+    request ends: what could end elsewhere is not matched.
+    """
+    others = rb"(?:%b){0,%d}+" % (_OTHER_FIELD, FIELDS_MAX)
+    return re.compile(re.escape(line) + others + _LENGTH_FIELD + others + rb"\r\n").match
 
 
 class Plain(NamedTuple):

@@ -13,6 +13,7 @@ from flashsale.lane import connection as connection_module
 from flashsale.lane.answer import Answer
 from flashsale.lane.connection import UNREAD_BYTES_MAX, WORKED_ON_MAX, Connection
 from flashsale.lane.listener import LAST_SECONDS, PARTIAL_TICKS, Listener, Route
+from loadbalancer.http1.grammar import LINE_BYTES_MAX
 
 FIELDS = {b"idempotency-key": "Idempotency-Key"}
 BODY_BYTES_MAX = 64
@@ -103,12 +104,19 @@ class World:
         self.behinds: list[Behind] = []
         self.limit = 1_000
         busy = Answer(503, {"Retry-After": "1"}, b"busy")
-        route = Route("/purchases", FIELDS, BODY_BYTES_MAX, self.begin, lambda working: working >= self.limit, busy)
+        self.shed = 0
+        route = Route("/purchases", FIELDS, BODY_BYTES_MAX, self.begin, self.is_full, busy, self.count)
         self.listener = Listener(route, self.make_behind, "test")
         self.listener.tail = b"Server: test\r\n"
         self.wire, self.connection = Wire(), Connection(self.listener)
         self.wire.protocol = self.connection
         self.connection.connection_made(self.wire)
+
+    def is_full(self, working: int) -> bool:
+        return working >= self.limit
+
+    def count(self, shed: int) -> None:
+        self.shed += shed
 
     def begin(self, fields: Mapping[str, str], body: bytes) -> Answer | Coroutine[Any, Any, Answer]:
         key = fields["Idempotency-Key"]
@@ -218,6 +226,39 @@ async def test_one_too_many_hears_so_in_its_turn_and_nothing_of_it_is_looked_at(
     assert world.begun == ["a {}", "b {}", "d {}"]
     await world.tell("b", "d")
     assert world.wire.said == told("a") + told("b") + busy % b"" + busy % b"Link-Sequence: 9\r\n" + told("d")
+    assert world.shed == 2
+
+
+async def test_many_too_many_hear_so_in_one_write_and_the_rest_is_waited_for(world: World) -> None:
+    world.limit = 0
+    last = purchase("last")
+    world.hear(b"".join(purchase(f"key-{number}") for number in range(200)) + last[:-1])
+    assert len(world.wire.writes) == 1
+    assert world.wire.said.count(b"HTTP/1.1 503 ") == world.shed == 200
+    world.limit = 1
+    world.hear(last[-1:])
+    await world.tell("last")
+    assert world.wire.said.endswith(told("last"))
+    assert world.begun == ["last {}"]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        GET,
+        purchase("a", "Connection: close\r\n"),
+        purchase("a", "Expect: 100-continue\r\n"),
+        purchase("a", "Content-Length: 3\r\n"),
+        purchase("a", body=b"x" * (BODY_BYTES_MAX + 1)),
+        purchase("a", f"X: {'x' * LINE_BYTES_MAX}\r\n"),
+    ],
+)
+async def test_what_is_no_plain_request_is_not_shed(world: World, request_: bytes) -> None:
+    world.limit = 0
+    world.hear(request_)
+    assert world.shed == 0
+    assert not world.wire.said
+    assert world.behinds[0].given == request_
 
 
 async def test_the_bound_is_of_all_connections_together(world: World) -> None:

@@ -169,7 +169,9 @@ def _lane(routes: Routes, checkout: Checkout, runner: web.AppRunner) -> Listener
     assert runner.server is not None, "the runner is set up"
     fields = {name.lower().encode(): name for name in LANE_FIELDS}
     busy = problem(Verdict.TRY_LATER, DETAILS[Verdict.TRY_LATER])
-    route = Route(wire.PURCHASES_PATH, fields, wire.BODY_BYTES_MAX, routes.begin_purchase, checkout.is_full, busy)
+    route = Route(
+        wire.PURCHASES_PATH, fields, wire.BODY_BYTES_MAX, routes.begin_purchase, checkout.is_full, busy, checkout.shed
+    )
     return Listener(route, runner.server, SERVER_SOFTWARE)
 
 

@@ -82,11 +82,12 @@ class Checkout:
         metrics.in_flight_limit.set_function(lambda: self._bound.limit)
 
     def is_full(self, working: int) -> bool:
-        """Is one attempt more than ``working`` too many? It counts as refused then."""
-        if not self._bound.is_full(working):
-            return False
-        metrics.attempts[Verdict.TRY_LATER] += 1
-        return True
+        """Is one attempt more than ``working`` too many?"""
+        return self._bound.is_full(working)
+
+    def shed(self, attempts: int) -> None:
+        """So many were told ``try_later`` unread."""
+        metrics.attempts[Verdict.TRY_LATER] += attempts
 
     def refuse(self, purchase: uuid.UUID, cart: Cart) -> Outcome | None:
         """What can be said to a first attempt at once, by a copy of PostgreSQL a quarter of a second old at most; None: nothing.

@@ -114,6 +114,7 @@ class Routes:
     def post_purchase(self, request: Request) -> Response:
         """``POST /purchases``; with ``Prefer: wait=N`` answered with the verdict, if it comes within N seconds."""
         if self._checkout.is_full():
+            self._checkout.shed(1)
             raise wire.Refusal(Verdict.TRY_LATER, DETAILS[Verdict.TRY_LATER])
         key = _key(request)
         is_retry = wire.parse_retry(request.headers.get(wire.RETRY_HEADER))

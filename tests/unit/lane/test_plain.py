@@ -1,0 +1,88 @@
+"""The short look at a request sees it end where the full reading does, or does not see it."""
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from flashsale.lane.plain import skimmer
+from loadbalancer.http1.grammar import FIELDS_MAX, Refused
+from loadbalancer.http1.head import parse_request
+
+LINE = b"POST /purchases HTTP/1.1\r\n"
+skim = skimmer(LINE)
+
+names = st.sampled_from(
+    [
+        *(
+            "Content-Length",
+            "content-length",
+            "Content-Length ",
+            " Content-Length",
+            "Content_Length",
+            "Transfer-Encoding",
+        ),
+        *("transfer-encoding", "Transfer-Encoding\t", "Connection", "CONNECTION", "Te", "Trailer", "Upgrade", "Expect"),
+        *("Host", "Idempotency-Key", "X", "", "Content-Lengthy", "Xcontent-Length", "Link-Sequence"),
+    ]
+)
+values = st.sampled_from(
+    [
+        *(
+            "5",
+            "0",
+            "05",
+            "+5",
+            "-5",
+            "5,5",
+            "5, 5",
+            "5 5",
+            "0x5",
+            "5.0",
+            "1" * 9,
+            "1" * 10,
+            "\t5\t",
+            "5\x00",
+            "\u0665",
+        ),
+        *("chunked", "close", "keep-alive", "100-continue", "h", "a\r\n b", "x\ny", "x\ry", "", " "),
+    ]
+)
+ends = st.sampled_from(["\r\n", "\n", "\r", "\r\n\r\n"])
+fields = st.lists(st.builds("{}:{}{}".format, names, values, st.just("\r\n") | ends), max_size=6)
+
+
+@given(fields)
+@example(["Content-Length:5\r\n", "Content-Length:6\r\n"])
+@example(["Content-Length: 5 \r\n"])
+@example(["X:\r\n", "CONTENT-LENGTH:\t5\r\n", "X:h\r\n"])
+@example(["Content-Length:5\r\n", "Transfer-Encoding:chunked\r\n"])
+def test_it_ends_where_the_full_reading_says(lines: list[str]) -> None:
+    raw = LINE + b"Host: h\r\n" + "".join(lines).encode("latin-1", "replace") + b"\r\n"
+    found = skim(raw + b"12345", 0)
+    if found is None:
+        return
+    head = parse_request(raw[: found.end()], 10**10)
+    assert head.framing.length == int(found[1])
+    assert not head.expects_continue
+    assert not head.closes
+
+
+@pytest.mark.parametrize("lines", ["Content-Length: 5\r\n", "Idempotency-Key: 1\r\ncontent-length:5 \r\nX: y\r\n"])
+def test_a_plain_one_is_seen(lines: str) -> None:
+    found = skim(b"before" + LINE + lines.encode() + b"\r\n", len(b"before"))
+    assert found is not None
+    assert found[1] == b"5"
+
+
+@pytest.mark.parametrize(
+    "line", [b"GET /purchases HTTP/1.1\r\n", b"POST /purchases HTTP/1.0\r\n", b"POST /purchasesXHTTP/1.1\r\n"]
+)
+def test_another_line_is_not(line: bytes) -> None:
+    assert skim(line + b"Content-Length: 5\r\n\r\n", 0) is None
+
+
+def test_very_many_fields_are_the_full_readings_to_refuse() -> None:
+    raw = LINE + b"Content-Length: 5\r\n" + b"X: y\r\n" * (2 * FIELDS_MAX) + b"\r\n"
+    assert skim(raw, 0) is None
+    with pytest.raises(Refused):
+        parse_request(raw, 10)
