@@ -7,7 +7,7 @@ import functools
 import hashlib
 import itertools
 import json
-import os
+import random
 import re
 import time
 import uuid
@@ -113,7 +113,8 @@ def purchase_id(buyer: str, key: str) -> uuid.UUID:
 
 def attempt_id() -> uuid.UUID:
     """A new rid: a UUIDv7, the millisecond and then random bits. Rids of one moment lie side by side in an index."""
-    chance = int.from_bytes(os.urandom(10), "big") & ~(0xF << 76) & ~(0x3 << 62)
+    # drawn without a system call; it need be no secret, and a forked process draws others
+    chance = random.getrandbits(80) & ~(0xF << 76) & ~(0x3 << 62)
     return uuid.UUID(int=(time.time_ns() // 1_000_000 << 80) | (0x7 << 76) | (0x2 << 62) | chance)
 
 

@@ -99,7 +99,7 @@ class Link:
             raise GateUnavailable("Redis is not connected")
         if len(self._in_flight) >= CALLS_IN_FLIGHT_MAX:
             raise GateUnavailable("too many calls wait for Redis")
-        loop = asyncio.get_running_loop()
+        loop = self.keeper.get_loop()  # asyncio would ask the kernel which process this is, for each call
         # hiredis packs in C what redis-py's own packer needs 10 us for; its stub says "tuple of one" and means "of any".
         if not self._unsent:
             loop.call_soon(self._flush)

@@ -1,5 +1,7 @@
 import contextlib
 import json
+import subprocess
+import sys
 import uuid
 from datetime import UTC, datetime
 
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from flashsale.contract import wire
 from flashsale.contract.verdict import Verdict
+from tests.patience import PATIENCE_SECONDS
 
 
 def cart_of(*quantities: str) -> str:
@@ -120,6 +123,22 @@ def test_attempt_ids_are_in_order_of_their_milliseconds_and_never_the_same(monke
     assert len(set(every)) == 300
     assert {(rid.version, rid.variant) for rid in every} == {(7, uuid.RFC_4122)}
     assert sorted(made[2] + made[0] + made[1])[:100] == sorted(made[0])
+
+
+def test_a_forked_process_draws_other_attempt_ids() -> None:
+    # in a process of its own: forking one that has threads is no clean thing to do
+    forking = (
+        "import os, sys\n"
+        "from flashsale.contract.wire import attempt_id\n"
+        "attempt_id()\n"
+        "is_parent = os.fork()\n"
+        "os.write(1, b'%d\\n' % (attempt_id().int & (1 << 60) - 1))\n"
+        "is_parent and os.wait()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", forking], capture_output=True, check=True, timeout=PATIENCE_SECONDS)
+    drawn = done.stdout.split()
+    assert len(drawn) == 2
+    assert len(set(drawn)) == 2
 
 
 def test_purchase_ids_are_equal_everywhere_and_differ_by_buyer_and_key() -> None:
