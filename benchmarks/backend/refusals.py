@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from benchmarks.backend import load, peers
 from benchmarks.backend.attempts import body
+from benchmarks.backend.cores import stopped
 from benchmarks.backend.field import AUTHS, GATE_SECONDS, OFF, SOLD_OUT, Field
 from benchmarks.backend.report import (
     BUSY_IS,
@@ -86,7 +87,8 @@ async def against(field: Field, effort: Effort, contestants: Sequence[Contestant
                 server = servers[contestant, auth]
                 await _until_told(field, server, scenario.sku, scenario.quantity, [SOLD_OUT])
                 attempts = field.attempts(auth, body(scenario.sku, scenario.quantity))
-                one = await load.send(server.url, attempts, seconds, field.watched(server))
+                with stopped(other.pid for other in servers.values() if other is not server):
+                    one = await load.send(server.url, attempts, seconds, field.watched(server))
                 if one.broken or one.refusals != one.answers:
                     raise RuntimeError(f"{cell}: unexpected answers, {one}")
                 if number >= 0:
