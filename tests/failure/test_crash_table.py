@@ -2,7 +2,7 @@
 
 Every row ends alike: whoever asked comes again and hears the truth, the gate becomes PostgreSQL's equal with nothing pending,
 strangers buy every unit that is left, and the audit is clean. ``CONTROLS`` takes the repairs away, one at a time, and the row
-must fail: a test that passes without its repair proves nothing.
+must fail: a test that passes without its repair proves nothing. Those of A10 to A12 stand with their rows.
 """
 
 import ast
@@ -33,7 +33,7 @@ from tests.crashes import LATER, LIMIT, UNITS, YES, Heard, Scene, until
 from tests.databases import Database, given
 from tests.failure.test_gate_accidents import OwnRedis
 from tests.postgres import OwnPostgres
-from tests.proxy import proxied
+from tests.proxy import Proxy, proxied
 
 HERE, PAYMENTS, GATE = (
     "tests/failure/test_" + name for name in ("crash_table.py", "payments_crashes.py", "gate_accidents.py")
@@ -206,26 +206,39 @@ async def test_a_server_dies_between_gate_and_answer(scene: Scene, row: str, *, 
     await dies_and_comes_back(scene, DEATHS[row], at_once=at_once)
 
 
-async def test_the_reply_is_lost_and_then_the_server(
+@contextlib.asynccontextmanager
+async def behind_a_proxy(
     database: Database, redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> AsyncIterator[tuple[Scene, Proxy]]:
+    """A scene whose server reaches PostgreSQL through a proxy."""
     async with (
         proxied(given("FLASH_TEST_POSTGRES_URL")) as way,
         Scene(database, redis_url, monkeypatch, FLASH_POSTGRES_URL=way.lead(database.app_url)) as scene,
     ):
-        await scene.serve()
-        await scene.gets("ben")  # the connection that decides stands
-        await scene.rests()
-        way.swallows_replies = True
-        who, request = await scene.asked_until(lambda who: is_recorded(scene, who))
-        scene.server.send(signal.SIGKILL)
-        await scene.server.dies()
-        assert await request in {None, LATER}
-        assert len(await scene.pending(who)) == 1
-        way.swallows_replies = False
-        await scene.serve()
-        assert await scene.gets(who) == (200, scene.id(who))
-        await scene.is_well()
+        yield scene, way
+
+
+async def test_the_reply_is_lost_and_then_the_server(
+    database: Database, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with behind_a_proxy(database, redis_url, monkeypatch) as (scene, way):
+        await the_reply_is_lost_and_then_the_server(scene, way)
+
+
+async def the_reply_is_lost_and_then_the_server(scene: Scene, way: Proxy) -> None:
+    await scene.serve()
+    await scene.gets("ben")  # the connection that decides stands
+    await scene.rests()
+    way.swallows_replies = True
+    who, request = await scene.asked_until(lambda who: is_recorded(scene, who))
+    scene.server.send(signal.SIGKILL)
+    await scene.server.dies()
+    assert await request in {None, LATER}
+    assert len(await scene.pending(who)) == 1
+    way.swallows_replies = False
+    await scene.serve()
+    assert await scene.gets(who) == (200, scene.id(who))
+    await scene.is_well()
 
 
 async def is_recorded(scene: Scene, who: str) -> bool:
@@ -656,6 +669,16 @@ async def test_without_its_repair_a_row_fails(
         more["PYTHONPATH"] = f"{tmp_path}:{REPOSITORY / 'src'}"
     with pytest.raises((AssertionError, pytest.fail.Exception), match=control.shows):
         await control.row(scene, **more)
+
+
+async def test_a_hold_that_nobody_heard_of_loses_its_units_if_nobody_reads_its_record(
+    database: Database, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with behind_a_proxy(database, redis_url, monkeypatch) as (scene, way):
+        settles_all(keep=False)(monkeypatch)
+        scene.patience_s = WITHOUT_REPAIR_SECONDS
+        with pytest.raises((AssertionError, pytest.fail.Exception), match=NOT_PUT_RIGHT):
+            await the_reply_is_lost_and_then_the_server(scene, way)
 
 
 async def test_a_lost_gate_stays_lost_if_nobody_looks(

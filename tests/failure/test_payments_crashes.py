@@ -23,8 +23,11 @@ from flashsale.payments.gateway.rules import Entry, State
 from flashsale.payments.signature import HEADER, WINDOW_SECONDS, sign
 from flashsale.proof.auditor import audit
 from flashsale.proof.stores import Journal
+from flashsale.settings import REPOSITORY
 from flashsale.upkeep.expiry import RESUME_AFTER
 from tests.contract.drivers import HttpDriver
+from tests.contract.test_payments_mutants import GUARDS
+from tests.contract.test_reserve_batch_mutants import mutate
 from tests.databases import drop_database, execute, given, make_database
 from tests.patience import PATIENCE_SECONDS
 from tests.proxy import Proxy, proxied
@@ -253,6 +256,10 @@ async def test_an_answer_that_is_lost_after_the_charge_is_asked_for_again(till: 
 
 @pytest.mark.parametrize("answers", [1, 2], ids=["authorized", "captured"])
 async def test_a_worker_killed_between_the_gateway_and_the_books(till: Till, answers: int) -> None:
+    await a_worker_is_killed_between_the_gateway_and_the_books(till, answers)
+
+
+async def a_worker_is_killed_between_the_gateway_and_the_books(till: Till, answers: int) -> None:
     await till.worker.restart(FLASH_CRASH_AT=f"payments.answered:{answers}")
     purchase = await till.buy("ana", pays=True)
     await till.worker.dies()
@@ -295,6 +302,10 @@ async def test_a_gateway_killed_in_the_middle_keeps_its_books(till: Till) -> Non
 async def test_a_relay_killed_between_the_confirm_and_the_mark_publishes_twice_and_nobody_pays_twice(
     till: Till,
 ) -> None:
+    await a_relay_is_killed_between_the_confirm_and_the_mark(till)
+
+
+async def a_relay_is_killed_between_the_confirm_and_the_mark(till: Till) -> None:
     await till.all_sent()  # what the making of the sale told
     await till.broker.refuse()
     purchase = await till.buy("ana", pays=True)
@@ -442,8 +453,7 @@ async def test_late_money_buys_the_unit_again_while_there_is_one(till: Till) -> 
     assert await audited_entries(till) == 2
 
 
-@pytest.mark.parametrize("till", [{}, WALLET], indirect=True, ids=["void", "refund"])
-async def test_late_money_without_a_unit_goes_back_once(till: Till) -> None:
+async def late_money_for_a_paused_sale(till: Till) -> str:
     purchase = await till.buy("ana")
     await expired_while_the_worker_stands(till, purchase)
     await till.stage.owner.execute("SELECT flash.change_sale(id, 'PAUSED') FROM flash.sale")
@@ -451,6 +461,12 @@ async def test_late_money_without_a_unit_goes_back_once(till: Till) -> None:
     for number in range(3):  # one webhook, and two of other names about the same
         await hear(till, entry, f"event {number}")
     till.worker.send(signal.SIGCONT)
+    return purchase
+
+
+@pytest.mark.parametrize("till", [{}, WALLET], indirect=True, ids=["void", "refund"])
+async def test_late_money_without_a_unit_goes_back_once(till: Till) -> None:
+    purchase = await late_money_for_a_paused_sale(till)
     ends = {"card": ["authorized", "voided"], "wallet": ["captured", "refunded"]}[till.method]
     async with asyncio.timeout(PATIENCE_SECONDS):
         while till.entries(purchase) != ends:
@@ -755,3 +771,45 @@ async def test_another_shops_payments_are_refused_until_the_first_is_gone(till: 
     finally:
         await asyncio.gather(*(newcomer.stop() for newcomer in newcomers if newcomer.child is not None))
         await drop_database(other)
+
+
+# --- the same without the repair: rows A10 to A12 of the crash table must fail then
+
+
+def altered(place: Path, module: str, there: str, instead: str) -> dict[str, str]:
+    """The environment of a process whose ``module`` reads ``instead`` of ``there``."""
+    source = REPOSITORY / "src" / f"{module.replace('.', '/')}.py"
+    assert source.read_text("utf-8").count(there) == 1, "the control is out of date"
+    # the package first, or the module would be read once more when it is made
+    (place / "sitecustomize.py").write_text(f"""
+import importlib, sys, types
+importlib.import_module({module.rpartition(".")[0]!r})
+made = sys.modules[{module!r}] = types.ModuleType({module!r})
+made.__file__ = {str(source)!r}
+exec(compile(open(made.__file__).read().replace({there!r}, {instead!r}), made.__file__, "exec"), made.__dict__)
+""")
+    return {"PYTHONPATH": f"{place}:{REPOSITORY / 'src'}:{REPOSITORY}"}
+
+
+async def test_a_relay_that_marks_what_it_leased_never_publishes_it_again(till: Till, tmp_path: Path) -> None:
+    lease = "leased = await self._authority.lease_outbox(EVENTS_PER_ROUND_MAX, LEASE)\n"
+    mark = "        await self._authority.mark_sent([event.id for event in leased], [], [])\n"
+    till.stage.upkeep.tell_environment(altered(tmp_path, "flashsale.upkeep.outbox", lease, lease + mark))
+    with pytest.raises(AssertionError, match="is None"):
+        await a_relay_is_killed_between_the_confirm_and_the_mark(till)
+
+
+async def test_a_worker_whose_keys_are_its_own_takes_the_money_twice(till: Till, tmp_path: Path) -> None:
+    there, instead = (
+        "{payment.purchase}:{payment.number}",
+        "{payment.purchase}:{payment.number}:{__import__('os').getpid()}",
+    )
+    till.worker.tell_environment(altered(tmp_path, "flashsale.payments.client", there, instead))
+    with pytest.raises(AssertionError, match="At index 1 diff: 'authorized'"):
+        await a_worker_is_killed_between_the_gateway_and_the_books(till, 1)
+
+
+async def test_late_money_that_nobody_checks_buys_what_is_not_for_sale(till: Till) -> None:
+    await till.stage.owner.execute("SET search_path = flash")
+    await mutate(till.stage.owner, *GUARDS["late money needs an open sale"])
+    await till.comes_to(await late_money_for_a_paused_sale(till), "PAID")
