@@ -5,15 +5,14 @@ import itertools
 import random
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
-import aio_pika
 import asyncpg
 import pytest
-from pamqp.commands import Basic
 
 from flashsale.authority.client import Authority, Told
 from flashsale.contract.lifecycle import HOLDING, Event
@@ -23,6 +22,7 @@ from flashsale.contract.wire import purchase_id
 from flashsale.payments import queues
 from flashsale.upkeep.metrics import Metrics
 from flashsale.upkeep.outbox import EVENTS_PER_ROUND_MAX, Outbox
+from flashsale.upkeep.publisher import Publication, Publisher, Refused
 from tests.contract.shops import NOW, TwinShop
 from tests.contract.test_reserve_batch import until_somebody_waits
 from tests.databases import Database
@@ -670,10 +670,9 @@ class Broker:
     async def close(self) -> None:
         pass
 
-    async def publish(self, _: aio_pika.Message, topic: str, *, mandatory: bool, **__: float) -> None:
-        if mandatory:
-            raise aio_pika.exceptions.DeliveryError(None, Basic.Nack(1))
-        self.taken.append(topic)
+    async def publish(self, batch: Sequence[Publication], _: float) -> list[Exception | None]:
+        self.taken += [one.topic for one in batch if not one.is_mandatory]
+        return [Refused() if one.is_mandatory else None for one in batch]
 
 
 async def test_refused_payments_at_the_head_delay_nothing_behind_them(
@@ -691,11 +690,15 @@ async def test_refused_payments_at_the_head_delay_nothing_behind_them(
     async def connect(_: str) -> Broker:
         return broker
 
-    async def declare(_: Broker) -> tuple[Broker, None]:
-        return broker, None
+    async def declare(_: Broker) -> tuple[SimpleNamespace, None]:
+        return SimpleNamespace(name=""), None
+
+    async def on(*_: object) -> Broker:
+        return broker
 
     monkeypatch.setattr(queues, "connect", connect)
     monkeypatch.setattr(queues, "declare", declare)
+    monkeypatch.setattr(Publisher, "on", on)
     outbox = Outbox(shop.authority, "", Metrics())
     for _ in range(4):
         await outbox.round()

@@ -8,15 +8,15 @@ again, so whoever consumes must bear it twice, and knows it by its id. No cursor
 import asyncio
 from datetime import timedelta
 
-import aio_pika
 import structlog
-from aio_pika.abc import AbstractConnection, AbstractExchange
+from aio_pika.abc import AbstractConnection
 
 from flashsale import crash
 from flashsale.authority.client import Authority, OutboxEvent
 from flashsale.contract import events
 from flashsale.payments import queues
 from flashsale.upkeep.metrics import Metrics
+from flashsale.upkeep.publisher import Publication, Publisher, Refused
 
 EVENTS_PER_ROUND_MAX = 200  # published together; their confirms share the broker's fsync
 LEASE = timedelta(seconds=10)  # twice as long as publishing may take; what a dead relay had in hand waits this long
@@ -30,10 +30,6 @@ RETRY_SECONDS_MAX = (
 log = structlog.get_logger()
 
 
-class Refused(Exception):  # noqa: N818 - a state of the world, not a fault of the caller
-    """The broker did not take this event, and may take others: its queue is full."""
-
-
 class Outbox:
     """One relay. Several may run: each leases its own rows."""
 
@@ -42,7 +38,7 @@ class Outbox:
         self._url = rabbitmq_url
         self._metrics = metrics
         self._connection: AbstractConnection | None = None
-        self._events: AbstractExchange | None = None
+        self._events: Publisher | None = None
         self._failures = 0
         self._published = crash.point("upkeep.published")
 
@@ -73,11 +69,11 @@ class Outbox:
             await queues.close(connection)
 
     async def _relay(self) -> int:
-        exchange = await self._exchange()  # before the lease: nothing is leased that could not be published
+        publisher = await self._publisher()  # before the lease: nothing is leased that could not be published
         leased = await self._authority.lease_outbox(EVENTS_PER_ROUND_MAX, LEASE)
         if not leased:
             return 0
-        results = await asyncio.gather(*(_publish(exchange, event) for event in leased), return_exceptions=True)
+        results = await publisher.publish([_publication(event) for event in leased], queues.PUBLISH_SECONDS)
         fates = list(zip((event.id for event in leased), results, strict=True))
         sent = [number for number, result in fates if result is None]
         refused = [number for number, result in fates if isinstance(result, Refused)]
@@ -91,37 +87,23 @@ class Outbox:
             raise error
         return len(leased)
 
-    async def _exchange(self) -> AbstractExchange:
+    async def _publisher(self) -> Publisher:
         if self._events is None:
             self._connection = await queues.connect(self._url)
             try:
                 async with asyncio.timeout(queues.CONNECT_SECONDS):
                     channel = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
-                    self._events, _ = await queues.declare(channel)
+                    exchange, _ = await queues.declare(channel)
+                    self._events = await Publisher.on(channel, exchange.name, events.CONTENT_TYPE)
             except queues.BROKEN as error:
                 raise queues.BrokerUnavailable(str(error) or type(error).__name__) from error
         return self._events
 
 
-async def _publish(exchange: AbstractExchange, event: OutboxEvent) -> None:
-    is_payment = event.topic.startswith("payment.")
+def _publication(event: OutboxEvent) -> Publication:
     told = told_as(event)
-    message = aio_pika.Message(
-        events.encode(told),
-        content_type=events.CONTENT_TYPE,
-        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-        message_id=told["id"],
-        type=event.topic,
-    )
-    with queues.asking():
-        try:
-            # Payments must reach their queue; nobody need listen to the rest.
-            await exchange.publish(message, event.topic, mandatory=is_payment, timeout=queues.PUBLISH_SECONDS)
-        except aio_pika.exceptions.PublishError as error:
-            # it came back: the queue is gone, and the next connection declares it
-            raise queues.BrokerUnavailable(str(error)) from error
-        except aio_pika.exceptions.DeliveryError as error:
-            raise Refused from error
+    # Payments must reach their queue; nobody need listen to the rest.
+    return Publication(event.topic, told["id"], events.encode(told), event.topic.startswith("payment."))
 
 
 def told_as(event: OutboxEvent) -> events.Document:

@@ -321,8 +321,3 @@ async def test_calls_that_come_while_one_is_in_flight_go_together() -> None:
     await asyncio.sleep(0)
     leaver.cancel()
     assert await together.ask(2) == 4, "one who left keeps nobody waiting"
-
-
-async def test_an_event_that_meets_a_lost_connection_is_an_outage() -> None:
-    with pytest.raises(queues.BrokerUnavailable):
-        await outbox._publish(cast("Any", Lost()), EVENT)
