@@ -82,6 +82,11 @@ class RequestReader:
         """Add what came."""
         self._rest.data = self._rest.data + data if self._rest.data else data
 
+    def take_waiting(self) -> bytes:
+        """What has come and was not read, for who reads the next request another way; between two requests only."""
+        waiting, self._rest.data = self._rest.data, b""
+        return waiting
+
     def read(self) -> RequestHead | bytes | End | None:
         """The next event, or None until more has come. Raises Refused; nothing may be read after that."""
         if self._body is None:

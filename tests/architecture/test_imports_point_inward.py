@@ -43,6 +43,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     # HTTP for one route; reads as strictly as the balancer does, and with the same code
     "flashsale.lane": {"loadbalancer.http1"},
+    # HTTP with a greenlet per connection; reads with the same code, and shares what of the lane knows no loop
+    "flashsale.edge": {"loadbalancer.http1", "flashsale.lane.answer", "flashsale.lane.plain"},
     # the shared half of live stock; knows neither loop
     "flashsale.stream": {"flashsale.contract"},
     # the shared half of checkout through a queue; knows no front
@@ -76,6 +78,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "flashsale.logs",
         "flashsale.identity",
         "flashsale.web",
+        "flashsale.edge",
+        "flashsale.lane.answer",
         "flashsale.authority.green",
         "flashsale.stream",
         "flashsale.queued",
@@ -187,7 +191,7 @@ DRIVERS: dict[str, set[str]] = {
     "jwt": {"flashsale.identity"},
     "psycopg": {"flashsale.authority"},
     "pika": {"flashsale.queued", "flashsale.backends.gevent_rabbit"},
-    "gunicorn": {"flashsale.backends.gevent_rabbit"},
+    "gunicorn": {"flashsale.backends.gevent_rabbit", "flashsale.edge"},
     "aio_pika": {
         "flashsale.payments",
         "flashsale.queued",
@@ -266,7 +270,14 @@ def test_the_balancer_needs_two_packages(module: str) -> None:
 
 
 # A process runs on gevent, which patches the world, or on asyncio, which does not survive that; what both use, uses neither.
-GREEN = {"flashsale.authority.green", "flashsale.queued.link", "flashsale.backends.gevent_rabbit"}
+GREEN = {
+    "flashsale.authority.green",
+    "flashsale.queued.link",
+    "flashsale.edge.connection",
+    "flashsale.edge.port",
+    "flashsale.edge.worker",
+    "flashsale.backends.gevent_rabbit",
+}
 LOOPED = {
     "flashsale.ops",
     "flashsale.authority.client",
@@ -279,7 +290,8 @@ LOOPED = {
     "flashsale.queued.__main__",
     "flashsale.backends.asyncio_redis",
     "flashsale.gate",
-    "flashsale.lane",
+    "flashsale.lane.connection",
+    "flashsale.lane.listener",
     "flashsale.upkeep",
 }
 GREEN_LIBRARIES = {"gevent", "gunicorn", "pika"}

@@ -139,19 +139,20 @@ async def _speak(server: Process, said: bytes) -> bytes:
 
 HEAD = b"POST /purchases HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 AMBIGUOUS = {
-    "two lengths": b"Content-Length: 2\r\nContent-Length: 40\r\n",
-    "length and chunks": b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n",
-    "another coding": b"Transfer-Encoding: gzip, chunked\r\n",
-    "two codings": b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
-    "a sign": b"Content-Length: +2\r\n",
-    "an underscore": b"Content-Length: 0_2\r\n",
-    "a list": b"Content-Length: 2, 2\r\n",
-    "a space before the colon": b"X : y\r\nContent-Length: 2\r\n",
-    "no colon": b"X\r\nContent-Length: 2\r\n",
-    "not a number": b"Content-Length: two\r\n",
-    "too many": b"".join(b"X-%d: y\r\n" % n for n in range(150)),
-    "too large": b"X-Large: " + b"y" * 40_000 + b"\r\n",
-    "too large in all": b"".join(b"X-%d: %b\r\n" % (n, b"y" * 1000) for n in range(40)),
+    "two lengths": (400, b"Content-Length: 2\r\nContent-Length: 40\r\n"),
+    "length and chunks": (400, b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n"),
+    "another coding": (501, b"Transfer-Encoding: gzip, chunked\r\n"),
+    "two codings": (400, b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n"),
+    "a sign": (400, b"Content-Length: +2\r\n"),
+    "an underscore": (400, b"Content-Length: 0_2\r\n"),
+    "a list": (400, b"Content-Length: 2, 2\r\n"),
+    "a space before the colon": (400, b"X : y\r\nContent-Length: 2\r\n"),
+    "no colon": (400, b"X\r\nContent-Length: 2\r\n"),
+    "not a number": (400, b"Content-Length: two\r\n"),
+    "too long a body": (413, b"Content-Length: 5000\r\n"),
+    "too many": (431, b"".join(b"X-%d: y\r\n" % n for n in range(150))),
+    "too large": (431, b"X-Large: " + b"y" * 40_000 + b"\r\n"),
+    "too large in all": (431, b"".join(b"X-%d: %b\r\n" % (n, b"y" * 1000) for n in range(40))),
 }
 
 
@@ -160,9 +161,10 @@ async def test_a_request_that_may_end_in_two_places_or_never_ends_is_refused_and
 ) -> None:
     async with staged(template, redis_url, servers=0, queued_servers=1, workers=0) as stage:
         (front,) = stage.servers
-        for name, lines in AMBIGUOUS.items():
+        for name, (status, lines) in AMBIGUOUS.items():
             heard = await _speak(front, HEAD + lines + b"\r\n{}GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert heard.startswith(b"HTTP/1.1 400 "), (name, heard)
-            assert heard.count(b"HTTP/1.1") == 1, (name, heard)
+            assert heard.startswith(b"HTTP/1.1 %d " % status), (name, heard)
+            assert b"\r\nContent-Type: application/problem+json\r\n" in heard, (name, heard)
+            assert heard.count(b"\r\n\r\n") == 1, (name, heard)
         late = await _speak(front, HEAD)  # and nothing after it
-        assert late.startswith(b"HTTP/1.1 400 ")
+        assert late.startswith(b"HTTP/1.1 408 ")

@@ -15,9 +15,17 @@ class Answer(NamedTuple):
 
 def encode(answer: Answer, tail: bytes) -> bytes:
     """The bytes of the answer; ``tail`` are the fields that say nothing of what was asked, each with its line end."""
-    fields = "".join([f"{name}: {value}\r\n" for name, value in answer.fields.items()])
-    head = f"{_STATUS_LINES[answer.status]}{fields}Content-Length: {len(answer.body)}\r\n"
+    head = f"{_lines(answer.status, answer.fields)}Content-Length: {len(answer.body)}\r\n"
     return b"%b%b\r\n%b" % (head.encode("latin-1"), tail, answer.body)
+
+
+def encode_head(status: int, fields: Mapping[str, str], tail: bytes) -> bytes:
+    """A head alone: of what has no body, or one that ends in another way than by its length."""
+    return b"%b%b\r\n" % (_lines(status, fields).encode("latin-1"), tail)
+
+
+def _lines(status: int, fields: Mapping[str, str]) -> str:
+    return _STATUS_LINES[status] + "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
 
 
 _STATUS_LINES = {int(status): f"HTTP/1.1 {int(status)} {status.phrase}\r\n" for status in HTTPStatus}

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 
 from flashsale.authority.green import AuthorityUnavailable, GreenAuthority
 from flashsale.backends.gevent_rabbit import metrics
+from flashsale.edge.message import Peer
 from flashsale.stream import hub, wakeup, wire
 
 FIRST_WORD_SECONDS = 2.0  # until a viewer must be answered, with or without PostgreSQL; one reading takes less or fails
@@ -67,12 +68,12 @@ class Stream:
             self._was_read.wait(left_s)
         return viewer, standing
 
-    def serve(self, viewer: hub.Viewer, connection: socket.socket, write: Callable[[bytes], object]) -> None:
+    def serve(self, viewer: hub.Viewer, peer: Peer, write: Callable[[bytes], object]) -> None:
         """Tell the viewer until one side ends it. The first ``write`` sends the head of the response too."""
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, hub.SEND_BYTES)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, hub.DEAD_MS)
-        connection.settimeout(None)  # the hub evicts
-        sink = _Sink(connection)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, hub.SEND_BYTES)
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, hub.DEAD_MS)
+        peer.settimeout(None)  # the hub evicts
+        sink = _Sink(peer)
         sink.send(self._hub.start(viewer, sink, time.monotonic()))
         self._tell_soon.set()
         sink.carry(write)
@@ -151,8 +152,8 @@ class Stream:
 class _Sink:
     # A greenlet writes, which may wait for the client; the hub only leaves a frame with it.
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
         self._frame = b""
         self._is_ended = False
         self._told = Event()
@@ -174,7 +175,7 @@ class _Sink:
         self.is_gone = True
         self.close()
         try:
-            self._connection.shutdown(socket.SHUT_RDWR)  # a write that waits ends with an error
+            self._peer.shutdown(socket.SHUT_RDWR)  # a write that waits ends with an error
         except OSError:
             return  # it was closed already
 
