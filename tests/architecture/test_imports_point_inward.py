@@ -127,6 +127,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     # (tokens are made for its shoppers as the shop's login would)
     "benchmarks": {"flashsale.contract", "flashsale.identity"},
     "benchmarks.peers": {"flashsale.contract", "flashsale.identity"},  # others' servers, with our rules of reading
+    # our edge without what stands behind it, beside others'
+    "benchmarks.peers.gunicorn_constant": {
+        "flashsale.contract",
+        "flashsale.edge",
+        "flashsale.lane.answer",
+        "benchmarks.peers.common",
+    },
     # starts servers and plays the merchant whose sale they serve
     "benchmarks.backend": {
         "flashsale.contract",
@@ -191,7 +198,7 @@ DRIVERS: dict[str, set[str]] = {
     "jwt": {"flashsale.identity"},
     "psycopg": {"flashsale.authority"},
     "pika": {"flashsale.queued", "flashsale.backends.gevent_rabbit"},
-    "gunicorn": {"flashsale.backends.gevent_rabbit", "flashsale.edge"},
+    "gunicorn": {"flashsale.backends.gevent_rabbit", "flashsale.edge", "benchmarks.peers.gunicorn_constant"},
     "aio_pika": {
         "flashsale.payments",
         "flashsale.queued",
