@@ -1,4 +1,4 @@
-"""``python -m benchmarks.backend asyncio_redis``: started by ``./flash bench``. Progress on stderr, one JSON line on stdout.
+"""``python -m benchmarks.backend asyncio_redis`` or ``gevent_rabbit``: started by ``./flash bench``. Progress on stderr, one JSON line on stdout.
 
 Law 1: whatever is compared is measured in the same run, all in every round, one after the other, and ratios are taken within a
 round: the machine's slow minute is everybody's. Law 2: an answer that is not the one asked for, or a unit that is not there, makes
@@ -15,21 +15,29 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks.backend import fsync, held, million, overload, refusals, sellout
+from benchmarks.backend import accept, drain, fsync, held, memory, million, overload, refusals, sellout, steady
 from benchmarks.backend.attempts import Names
 from benchmarks.backend.field import Field
 from benchmarks.backend.report import Section, whole
-from benchmarks.backend.servers import OURS
+from benchmarks.backend.servers import EDGE, OURS
 from benchmarks.backend.shop import Shop
 
-# In this order: what fills PostgreSQL comes behind what it could slow down.
+# By subject, and in this order: what fills PostgreSQL comes behind what it could slow down.
 PARTS = {
-    "refusals": refusals,
-    "sellout": sellout,
-    "million": million,
-    "overload": overload,
-    "fsync": fsync,
-    "held": held,
+    OURS.name: {
+        "refusals": refusals,
+        "sellout": sellout,
+        "million": million,
+        "overload": overload,
+        "fsync": fsync,
+        "held": held,
+    },
+    EDGE.name: {
+        "memory": memory,
+        "accept": accept,
+        "steady": steady,
+        "drain": drain,
+    },
 }
 
 
@@ -53,7 +61,7 @@ async def main() -> int:
             sections: dict[str, Section] = {}
             for number, name in enumerate(options.parts, 1):
                 _say(f"part {number} of {len(options.parts)}: {name}")
-                part = PARTS[name]
+                part = PARTS[options.subject][name]
                 sections[name] = await part.measure(field, part.QUICK if options.quick else part.FULL)
     finally:
         await shop.close()
@@ -71,9 +79,9 @@ def _processes(text: str) -> dict[str, int]:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.backend", allow_abbrev=False)
-    parser.add_argument("subject", choices=[OURS.name])
+    parser.add_argument("subject", choices=list(PARTS))
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--part", action="append", dest="parts", choices=list(PARTS))
+    parser.add_argument("--part", action="append", dest="parts")
     parser.add_argument("--home", type=Path, required=True, help="where peers are installed")
     parser.add_argument("--pictures", type=Path, required=True, help="the first part of their names")
     parser.add_argument("--core", type=int, required=True, help="the server's own")
@@ -81,7 +89,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "--processes", type=_processes, required=True, metavar="NAME=PID,...", help="whose CPU is counted"
     )
     options = parser.parse_args(arguments)
-    options.parts = [name for name in PARTS if name in (options.parts or PARTS)]
+    parts = PARTS[options.subject]
+    if unknown := {*(options.parts or ())} - parts.keys():
+        parser.error(f"{options.subject} has no part {' '.join(sorted(unknown))}")
+    options.parts = [name for name in parts if name in (options.parts or parts)]
     return options
 
 

@@ -1,16 +1,17 @@
 -- wrk's requests: each a purchase attempt of its own, with a key that nobody has used. One JSON line on stdout at the end.
 --
---   arguments  prefix of the keys, file of bodies, one a line, and a file of identities: "Buyer-Id: ..." or
---              "Authorization: ...", one a line. Both are taken in turn. Without the latter every attempt is a buyer's own.
+--   arguments  request line without its version, prefix of the keys, file of bodies, one a line, and a file of identities:
+--              "Buyer-Id: ..." or "Authorization: ...", one a line. Both are taken in turn. Without the latter every attempt
+--              is a buyer's own.
 --
 -- The request is put together from strings: wrk.format walks a table per request, which costs more than all the rest.
 
 local heads, tails, identities, count, sent = {}, {}, {}, 0, 0
 
 function init(arguments)
-  local prefix, bodies, names = arguments[1], arguments[2], arguments[3]
+  local line, prefix, bodies, names = arguments[1], arguments[2], arguments[3], arguments[4]
   for body in io.lines(bodies) do
-    heads[#heads + 1] = 'POST /purchases HTTP/1.1\r\nHost: ' .. wrk.host .. ':' .. wrk.port
+    heads[#heads + 1] = line .. ' HTTP/1.1\r\nHost: ' .. wrk.host .. ':' .. wrk.port
       .. '\r\nContent-Type: application/json\r\nContent-Length: ' .. #body .. '\r\nIdempotency-Key: ' .. prefix
     tails[#tails + 1] = '\r\n\r\n' .. body
   end

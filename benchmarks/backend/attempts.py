@@ -16,11 +16,12 @@ class Attempts(NamedTuple):
     bodies: Sequence[str]
     identities: Path | None
     prefix: str  # ten digits follow, which make it a key
+    line: str = f"POST {wire.PURCHASES_PATH}"  # of the request, without the version
 
-    def requests(self, host: str) -> Callable[[int], bytes]:
-        """From a number to the request with that number."""
+    def requests(self, host: str, more: str = "") -> Callable[[int], bytes]:
+        """From a number to the request with that number. ``more``: header lines, each with its end, from our generator alone."""
         heads = [
-            f"POST {wire.PURCHASES_PATH} HTTP/1.1\r\nHost: {host}\r\nContent-Type: {wire.JSON_TYPE}\r\n"
+            f"{self.line} HTTP/1.1\r\nHost: {host}\r\nContent-Type: {wire.JSON_TYPE}\r\n{more}"
             f"Content-Length: {len(body)}\r\n{wire.KEY_HEADER}: {self.prefix}"
             for body in self.bodies
         ]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from benchmarks.backend.attempts import Attempts, Names, body
 from benchmarks.backend.load import SERVER
-from benchmarks.backend.servers import OURS, Server, ask, gate_answers, running
+from benchmarks.backend.servers import EDGE, OURS, Server, ask, gate_answers, running
 from benchmarks.backend.shop import Shop, write_identities
 
 AUTHS = OFF, JWT = "off", "jwt"
@@ -61,6 +61,12 @@ class Field(NamedTuple):
         """A server of ours whose gate knows the sale of ``short``, a SKU of one unit."""
         async with running(OURS, auth, self.environment, cores or {self.core}) as server:
             await self.until_gate(server, short)
+            yield server
+
+    @contextlib.asynccontextmanager
+    async def queueing(self, auth: str, cores: Collection[int] | None = None) -> AsyncIterator[Server]:
+        """An edge of ours. Nobody decides what it queues; see ``checkout``."""
+        async with running(EDGE, auth, self.environment, cores or {self.core}) as server:
             yield server
 
     async def until_gate(self, server: Server, short: str) -> None:

@@ -46,10 +46,13 @@ class Flood:
         self._connections = connections
         self._record = Record([], [], [])
 
-    async def open_loop(self, requests: Sequence[bytes], due: Sequence[float], within_s: float) -> tuple[Record, float]:
+    async def open_loop(
+        self, requests: Sequence[bytes], due: Sequence[float], within_s: float, chunk: int = CHUNK
+    ) -> tuple[Record, float]:
         """Send each request when it is due, in seconds from now, and wait for all answers; the record and when now was.
 
-        Raises ``BrokenError``, also when nothing is heard for ``within_s``.
+        At most ``chunk`` go to one connection before the next has its turn. Raises ``BrokenError``, also when nothing is heard
+        for ``within_s``.
         """
         record = self._begin()
         turn = cycle(self._connections)
@@ -58,7 +61,7 @@ class Flood:
             now = time.perf_counter() - start
             until = bisect_right(due, now, sent)
             while sent < until:
-                upto = min(sent + CHUNK, until)
+                upto = min(sent + chunk, until)
                 next(turn).send(requests[sent:upto])
                 sent = upto
             if sent < len(due):

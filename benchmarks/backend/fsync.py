@@ -17,7 +17,6 @@ import psutil
 from benchmarks.backend import load
 from benchmarks.backend.cores import shared
 from benchmarks.backend.field import OFF, Field, wish
-from benchmarks.backend.held import held_of
 from benchmarks.backend.report import (
     BUSY_IS,
     LOAD_HEADER,
@@ -68,7 +67,7 @@ async def measure(field: Field, effort: Effort) -> Section:
                         one = await load.send(
                             server.url, attempts, effort.seconds, field.watched(server), connections=CONNECTIONS
                         )
-                    one = held_of(one, await verdicts(server) - before)
+                    one = load.counted(one, "held", await verdicts(server) - before)
                     seen.setdefault(Cell(what, OFF, OURS.name), []).append(one)
                     field.say(f"fsync, round {number + 1}: {what}: {one.rate:,.0f}/s, p99 {one.p99_ms:.1f} ms")
     return section(seen, effort)

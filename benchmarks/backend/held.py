@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import http.client
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from benchmarks.backend.attempts import body
 from benchmarks.backend.cores import shared
 from benchmarks.backend.field import AUTHS, OFF, Field, wish
 from benchmarks.backend.report import BUSY_IS, LOAD_HEADER, Cell, Section, at_least, load_row, rates
-from benchmarks.backend.servers import OURS, Server, process, verdicts
+from benchmarks.backend.servers import OURS, Server, process, until_ready, verdicts
 from benchmarks.backend.shop import PLENTY
 from flashsale.contract.wire import WEBHOOK_PATH
 from flashsale.stack.processes import free_port
@@ -22,7 +21,6 @@ SALE, SKU, SHORT = "held", "held-plenty", "held-short"
 WITHOUT, WITH = "held, payment workers off", "held, payment workers on"
 PAYS_ONE_OF = 20
 PER_S = 8_000
-READY_SECONDS = 60.0
 WORKERS = ("gateway", "payments")
 
 
@@ -75,14 +73,7 @@ async def _load(field: Field, server: Server, workers: Mapping[str, int], second
     attempts = field.attempts(server.auth, *[wish(SKU)] * (PAYS_ONE_OF - len(paying)), *paying)
     before = await verdicts(server)
     one = await load.send(server.url, attempts, seconds, field.watched(server, workers))
-    return held_of(one, await verdicts(server) - before)
-
-
-def held_of(one: load.Seen, told: Mapping[str, int]) -> load.Seen:
-    """The same at the rate of holds. Raises ``RuntimeError`` when anything was said but held, and 503 of who came too much. Pure."""
-    if one.broken or not told.keys() <= {"held", "try_later"}:
-        raise RuntimeError(f"unexpected answers, {dict(told)}, {one}")
-    return one._replace(rate=one.rate * (one.answers - one.refusals) / max(one.answers, 1))
+    return load.counted(one, "held", await verdicts(server) - before)
 
 
 def section(found: Found, effort: Effort) -> Section:
@@ -157,27 +148,8 @@ async def _workers(field: Field) -> AsyncIterator[dict[str, int]]:
             }
             command = (sys.executable, "-m", modules[name])
             pids[name] = await stack.enter_async_context(process(name, command, environment, field.all_cores, port))
-            await _until_ready(name, ops_port)
+            await until_ready(name, ops_port)
         yield pids
-
-
-async def _until_ready(name: str, ops_port: int) -> None:
-    ends = time.monotonic() + READY_SECONDS
-    while not await asyncio.to_thread(_is_ready, ops_port):
-        if time.monotonic() > ends:
-            raise RuntimeError(f"{name} did not get ready within {READY_SECONDS:.0f} s")
-        await asyncio.sleep(0.05)
-
-
-def _is_ready(ops_port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", ops_port, timeout=5)
-    try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-    finally:
-        connection.close()
 
 
 async def _until_relayed(field: Field, within_s: float) -> float:

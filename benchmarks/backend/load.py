@@ -71,6 +71,13 @@ async def send(
     )
 
 
+def counted(one: Seen, wanted: str, told: Mapping[str, int]) -> Seen:
+    """The same at the rate of one verdict. Raises ``RuntimeError`` when any other was told, and 503 of who came too much. Pure."""
+    if one.broken or not told.keys() <= {wanted, "try_later"}:
+        raise RuntimeError(f"unexpected answers, {dict(told)}, {one}")
+    return one._replace(rate=one.rate * (one.answers - one.refusals) / max(one.answers, 1))
+
+
 def has_wrk() -> bool:
     """Is there one?"""
     return shutil.which("wrk") is not None
@@ -92,7 +99,13 @@ async def _by_wrk(url: str, attempts: Attempts, seconds: int, connections: int, 
         bodies.flush()
         wrk = await asyncio.create_subprocess_exec(
             *("wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "-s", str(SCRIPT), url),
-            *("--", attempts.prefix, bodies.name, *([str(attempts.identities)] if attempts.identities else [])),
+            *(
+                "--",
+                attempts.line,
+                attempts.prefix,
+                bodies.name,
+                *([str(attempts.identities)] if attempts.identities else []),
+            ),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
         )

@@ -19,7 +19,7 @@ NODE_OPTIONS = ("--max-semi-space-size=64",)
 
 
 def find(home: Path, say: Callable[[str], None]) -> tuple[list[Contestant], list[str]]:
-    """The peers that can run here, and a word about each that cannot. Installs under ``home``. Raises ``RuntimeError``."""
+    """The peers that ask Redis and can run here, and a word about each that cannot. Installs under ``home``. Raises ``RuntimeError``."""
     found = [
         Contestant(PLAIN, (sys.executable, "-m", "benchmarks.peers.aiohttp_plain")),
         Contestant("aiohttp + auto-pipelining", (sys.executable, "-m", "benchmarks.peers.aiohttp_pipelined")),
@@ -32,6 +32,15 @@ def find(home: Path, say: Callable[[str], None]) -> tuple[list[Contestant], list
         return found, ["Node fastify + ioredis is left out: there is no node, or no npm, on PATH."]
     program = _node(home, npm, say) / "fastify_pipelined.mjs"
     return [*found, Contestant(NODE, (node, *NODE_OPTIONS, str(program)))], []
+
+
+def that_queue(home: Path, say: Callable[[str], None]) -> list[Contestant]:
+    """The peers that put attempts into RabbitMQ. Installs under ``home``. Raises ``RuntimeError``."""
+    path = str(_python(home, say))
+    return [
+        Contestant("Flask + Celery", (sys.executable, "-m", "benchmarks.peers.flask_celery"), path),
+        Contestant("Flask + pika", (sys.executable, "-m", "benchmarks.peers.flask_pika"), path),
+    ]
 
 
 def _python(home: Path, say: Callable[[str], None]) -> Path:

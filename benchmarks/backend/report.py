@@ -79,9 +79,19 @@ def rates(loads: Sequence[Seen]) -> list[float]:
     return [one.rate for one in loads]
 
 
+def per_core(loads: Sequence[Seen]) -> list[float]:
+    """Answers per second of the server's CPU, of the rounds."""
+    return [1e6 / cpu_us for cpu_us in _server_cpu(loads)]
+
+
+def cpu_words(of: Sequence[Mapping[str, float]]) -> str:
+    """Medians by process, without who took next to nothing."""
+    used = {name: middle([one[name] for one in of]) for name in of[0]}
+    return " ".join(f"{name} {cpu:.0f}" for name, cpu in used.items() if cpu >= 1)
+
+
 def load_row(cell: Cell, loads: Sequence[Seen], mine: Sequence[Seen] | None = None) -> list[str]:
     """One row under LOAD_HEADER; compared with ``mine`` if they are not the same."""
-    cpu = {name: middle([one.cpu_us[name] for one in loads]) for name in loads[0].cpu_us}
     return [
         *cell,
         f"{middle(rates(loads)):,.0f}",
@@ -91,7 +101,7 @@ def load_row(cell: Cell, loads: Sequence[Seen], mine: Sequence[Seen] | None = No
         f"{middle([one.p50_ms for one in loads]):.2f}",
         f"{middle([one.p99_ms for one in loads]):.2f}",
         f"{middle([one.busy for one in loads]):.0%}",
-        " ".join(f"{name} {used:.0f}" for name, used in cpu.items() if used >= 1),
+        cpu_words([one.cpu_us for one in loads]),
     ]
 
 

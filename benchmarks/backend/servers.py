@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from benchmarks.backend.attempts import body
 from flashsale.contract import wire
-from flashsale.settings import ASYNCIO_REDIS, REPOSITORY
+from flashsale.settings import ASYNCIO_REDIS, GEVENT_RABBIT, REPOSITORY
 from flashsale.stack.processes import dies_with_us, free_port
 
 READY_SECONDS = 180.0  # a server that dies is noticed at once
@@ -27,14 +27,16 @@ _AT_THE_GATE = re.compile(rb'^flashsale_gate_answers_total\{answer="(\w+)"\} ([0
 
 
 class Contestant(NamedTuple):
-    """A server under a name: ``command`` serves FLASH_PORT, with FLASH_AUTH, FLASH_REDIS_URL and RESERVE_LUA in its environment."""
+    """A server under a name: ``command`` serves FLASH_PORT, with FLASH_AUTH, the stores' URLs and RESERVE_LUA in its environment."""
 
     name: str
     command: Sequence[str]
     path: str = ""  # before everything else on PYTHONPATH
+    is_ours: bool = False  # has an operations port, which it opens last
 
 
-OURS = Contestant(ASYNCIO_REDIS, (sys.executable, "-m", "flashsale.backends.asyncio_redis"))
+OURS = Contestant(ASYNCIO_REDIS, (sys.executable, "-m", "flashsale.backends.asyncio_redis"), is_ours=True)
+EDGE = Contestant(GEVENT_RABBIT, (sys.executable, "-m", "flashsale.backends.gevent_rabbit"), is_ours=True)
 
 
 class Server(NamedTuple):
@@ -65,15 +67,17 @@ async def running(
     given = {
         **environment,
         "PYTHONPATH": path,
-        "FLASH_ROLE": ASYNCIO_REDIS,
+        "FLASH_ROLE": contestant.name if contestant.is_ours else "",
         "FLASH_AUTH": auth,
         "FLASH_PORT": str(port),
         "FLASH_OPS_PORT": str(ops_port),
         "FLASH_LOG_LEVEL": "warning",
         "RESERVE_LUA": str(LUA),
     }
-    last = ops_port if contestant is OURS else port  # the one that ours opens last; the others have but one
+    last = ops_port if contestant.is_ours else port
     async with process(contestant.name, contestant.command, given, cores, last) as pid:
+        if contestant.is_ours:
+            await until_ready(contestant.name, ops_port)
         yield Server(contestant, auth, pid, port, ops_port)
 
 
@@ -112,23 +116,44 @@ def ask(server: Server, identity: str, key: str, sku: str, quantity: int) -> tup
 
 async def verdicts(server: Server) -> Counter[str]:
     """How many attempts it answered how, by its own count."""
-    return _tally(_ATTEMPTS, await asyncio.to_thread(_metrics, server))
+    return await tally(_ATTEMPTS, server.ops_port)
 
 
 async def gate_answers(server: Server) -> Counter[str]:
     """What the gate told it so far."""
-    return _tally(_AT_THE_GATE, await asyncio.to_thread(_metrics, server))
+    return await tally(_AT_THE_GATE, server.ops_port)
 
 
-def _tally(pattern: re.Pattern[bytes], page: bytes) -> Counter[str]:
+async def tally(pattern: re.Pattern[bytes], ops_port: int) -> Counter[str]:
+    """The series of a process that match, as ``(word, count)``."""
+    _, page = await asyncio.to_thread(_page, ops_port, "/metrics")
     return Counter({word.decode(): int(float(count)) for word, count in pattern.findall(page)})
 
 
-def _metrics(server: Server) -> bytes:
-    connection = http.client.HTTPConnection("127.0.0.1", server.ops_port, timeout=30)
+async def until_ready(name: str, ops_port: int) -> None:
+    """A process says that it is. Raises ``RuntimeError`` when it never does."""
+    ends = time.monotonic() + READY_SECONDS
+    while not await is_ready(ops_port):
+        if time.monotonic() > ends:
+            raise RuntimeError(f"{name} did not get ready within {READY_SECONDS:.0f} s")
+        await asyncio.sleep(0.05)
+
+
+async def is_ready(ops_port: int) -> bool:
+    """Does it say so now?"""
     try:
-        connection.request("GET", "/metrics")
-        return connection.getresponse().read()
+        status, _ = await asyncio.to_thread(_page, ops_port, "/readyz")
+    except OSError:
+        return False
+    return status == 200
+
+
+def _page(ops_port: int, path: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", ops_port, timeout=30)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
     finally:
         connection.close()
 

@@ -197,8 +197,8 @@ DRIVERS: dict[str, set[str]] = {
     "hiredis": {"flashsale.gate"},
     "jwt": {"flashsale.identity"},
     "psycopg": {"flashsale.authority"},
-    "pika": {"flashsale.queued", "flashsale.backends.gevent_rabbit"},
-    "gunicorn": {"flashsale.backends.gevent_rabbit", "flashsale.edge", "benchmarks.peers.gunicorn_constant"},
+    "pika": {"flashsale.queued", "flashsale.backends.gevent_rabbit", "benchmarks.peers"},
+    "gunicorn": {"flashsale.backends.gevent_rabbit", "flashsale.edge", "benchmarks.peers"},
     "aio_pika": {
         "flashsale.payments",
         "flashsale.queued",

@@ -8,16 +8,30 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from benchmarks.backend import fsync, held, load, million, overload, refusals, sellout
+from benchmarks.backend import (
+    accept,
+    checkout,
+    drain,
+    fsync,
+    held,
+    load,
+    memory,
+    million,
+    overload,
+    refusals,
+    sellout,
+    steady,
+)
 from benchmarks.backend.attempts import Attempts, Names, body
 from benchmarks.backend.field import OFF, Field
 from benchmarks.backend.peers import PLAIN
 from benchmarks.backend.picture import draw
-from benchmarks.backend.report import Section
-from benchmarks.backend.servers import OURS, Contestant, running
+from benchmarks.backend.report import Cell, Section
+from benchmarks.backend.servers import EDGE, OURS, Contestant, running, verdicts
 from benchmarks.backend.shop import PLENTY, Shop
 from flashsale.settings import REPOSITORY
 from tests.databases import given
+from tests.queues import drop_queues
 from tests.servers import JWT_SECRET
 from tests.stages import Stage, staged
 
@@ -34,6 +48,7 @@ PEER = Contestant(PLAIN, (OURS.command[0], "-m", "benchmarks.peers.aiohttp_plain
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def field(template: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Field]:
     rabbitmq = {"FLASH_RABBITMQ_URL": given("FLASH_TEST_RABBITMQ_URL")}
+    await drop_queues()  # what an earlier test left is nobody's here
     async with staged(template, redis_url, servers=0, settings=rabbitmq) as stage:
         shop = await Shop.open(stage.database.app_url)
         try:
@@ -146,6 +161,56 @@ async def test_holds_are_counted_without_and_with_who_takes_the_money(field: Fie
     books = await field.shop.books(held.SKU)
     told = sum(one["answers"] - one["refusals"] for cell in said.raw["cells"] for one in cell["rounds"])
     assert PLENTY - books.available >= told
+
+
+async def test_what_is_accepted_is_decided_afterwards(field: Field) -> None:
+    effort = accept.Effort(1, 1, 0, (OFF,))
+    seen = await accept.against(field, effort, [])
+    assert [(cell.what, cell.server) for cell in seen] == [
+        (accept.CONSTANT, EDGE.name),
+        (accept.ACCEPTED, EDGE.name),
+    ]
+    said = accept.section(seen, effort)
+    assert is_told(said)
+    assert [bar.wanted.rpartition(" at ")[0] for bar in said.bars] == [
+        "accepted per core, auth off: times a constant",
+        "accepted, auth off: p99 of p50",
+    ]
+    held_units = sum([(await field.shop.books(sku)).held for sku in accept.SKUS])
+    (accepted,) = seen[Cell(accept.ACCEPTED, OFF, EDGE.name)]
+    assert held_units >= accepted.answers - accepted.refusals > 0
+
+
+async def test_what_is_queued_is_drained(field: Field) -> None:
+    said = await drain.measure(field, drain.Effort(1, 200))
+    assert is_told(said)
+    assert [row[0] for row in said.rows] == list(drain.ITEMS)
+    assert all(turn["attempts"] > 0 < turn["seconds"] for turns in said.raw["turns"].values() for turn in turns)
+
+
+async def test_what_comes_in_an_open_loop_is_decided(field: Field) -> None:
+    said = await steady.measure(field, steady.Effort(1, 0.5, 1))
+    assert is_told(said)
+    assert all(point["rate"] > 0 for points in said.raw["rounds"] for point in points)
+
+
+async def test_an_edge_is_weighed_alone_and_with_who_waits(field: Field) -> None:
+    said = await memory.measure(field, memory.Effort(1, 50, 10))
+    assert is_told(said)
+    (found,) = said.raw["rounds"]
+    assert found[memory.STARTED] > 0
+    assert {*found} == {memory.STARTED, memory.WARM, memory.POLLS, memory.STREAMS}
+
+
+async def test_an_attempt_that_nobody_decides_ends_the_run(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
+    await field.shop.open_sale("undecided", {"undecided": PLENTY})
+    async with field.queueing(OFF, field.all_cores) as edge, checkout.deciding(field, field.all_cores) as worker:
+        queued, _ = await drain.fill(field, edge, ["undecided"], 5)
+        assert (await verdicts(edge))["queued"] == queued
+        await worker.until_decided(queued)
+        monkeypatch.setattr(checkout, "SILENT_SECONDS", 0.1)
+        with pytest.raises(RuntimeError, match="1 of 6 attempts stay undecided"):
+            await worker.until_decided(queued + 1)
 
 
 async def test_without_wrk_the_load_is_ours(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:

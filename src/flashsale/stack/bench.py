@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flashsale.settings import ASYNCIO_REDIS, REPOSITORY, Settings
+from flashsale.settings import ASYNCIO_REDIS, GEVENT_RABBIT, REPOSITORY, Settings
 from flashsale.stack.console import table
 from flashsale.stack.exits import Exit, StackError
 from flashsale.stack.processes import dies_with_us
@@ -29,6 +29,16 @@ from flashsale.stack.services import install, may_install
 INSTANCE = "bench"
 STOP_WITHIN_S = 10.0
 RESULT_BYTES_MAX = 16 << 20  # a result is a few KiB; a module that floods its stdout is broken
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a benchmark can be told to measure, and what of it can be asked for alone."""
+
+    name: str
+    summary: str
+    about: str
+    parts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -47,8 +57,7 @@ class Bench:
     services: tuple[str, ...]
     roles: tuple[str, ...]  # running beside it; their count is the settings'
     role: str
-    subjects: tuple[str, ...] = ()  # what it can be told to measure; none: there is but one thing
-    parts: tuple[str, ...] = ()  # what of it can be asked for alone
+    subjects: tuple[Subject, ...] = ()  # none: there is but one thing
     programs: tuple[str, ...] = ()  # Debian packages that are called like the programs in them
     as_owner: bool = False  # it makes databases of its own, and gets PostgreSQL's URL of who may
     spares_core: bool = False  # services and roles keep off the last core, which the module gives to what it measures
@@ -59,23 +68,41 @@ BENCHES: tuple[Bench, ...] = (
         "backend",
         "purchases per second of one server process, beside others like it",
         "Gives the server one core, and everything else the other ones. Every round runs everything that is compared, one after\n"
-        "the other, so that a slow minute of the machine is everybody's. Ratios are taken within a round. Parts:\n\n"
-        "  refusals  sold out by the gate and at once, beside what others would build\n"
-        "  sellout   a sale that sells out in the middle; ends the run if anything but the stock is sold\n"
-        "  million   a million attempts by a million buyers: memory, and the cost of the last\n"
-        "  overload  half to ten times of what it can do, open loop; drawn as PNG and SVG beside the result\n"
-        "  fsync     holds while every fsync takes 2 and 5 ms longer, by strace\n"
-        "  held      committed before the answer, everything on the same cores; payment workers off, then on\n\n"
+        "the other, so that a slow minute of the machine is everybody's. Ratios are taken within a round.\n\n"
         "Bars stand behind the tables as met or missed; a missed one does not change the exit code, since it is the machine's as\n"
-        "well. All parts take about a quarter of an hour.\n\n"
-        "examples:\n  ./flash bench backend asyncio_redis\n  ./flash bench backend asyncio_redis --part overload --part million\n"
+        "well.\n\n"
+        "examples:\n  ./flash bench backend asyncio_redis\n  ./flash bench backend gevent_rabbit --part drain --part steady\n"
         "  ./flash bench backend asyncio_redis --quick --json",
         "benchmarks.backend",
         services=("postgres", "redis", "rabbitmq"),
         roles=("upkeep",),
         role="upkeep",  # it starts servers and payment workers itself, which between them need all services
-        subjects=(ASYNCIO_REDIS,),
-        parts=("refusals", "sellout", "million", "overload", "fsync", "held"),
+        subjects=(
+            Subject(
+                ASYNCIO_REDIS,
+                "the backend that answers with the verdict",
+                "Parts, which together take about a quarter of an hour:\n\n"
+                "  refusals  sold out by the gate and at once, beside what others would build\n"
+                "  sellout   a sale that sells out in the middle; ends the run if anything but the stock is sold\n"
+                "  million   a million attempts by a million buyers: memory, and the cost of the last\n"
+                "  overload  half to ten times of what it can do, open loop; drawn as PNG and SVG beside the result\n"
+                "  fsync     holds while every fsync takes 2 and 5 ms longer, by strace\n"
+                "  held      committed before the answer, everything on the same cores; payment workers off, then on",
+                ("refusals", "sellout", "million", "overload", "fsync", "held"),
+            ),
+            Subject(
+                GEVENT_RABBIT,
+                "the backend that queues",
+                "Parts, which together take about a quarter of an hour:\n\n"
+                "  memory    of an edge, and of a thousand open long-polls and streams\n"
+                "  accept    202 after the broker's confirm while nobody decides, beside the same edge answering a constant, and beside\n"
+                "            what others would build\n"
+                "  steady    the highest rate that edge, broker, worker and PostgreSQL keep up with on the same cores; open loop\n"
+                "  drain     20,000 queued attempts, decided while the edge is idle\n\n"
+                "An attempt that was accepted and is not decided in the end ends the run.",
+                ("memory", "accept", "steady", "drain"),
+            ),
+        ),
         programs=("wrk", "strace"),
         spares_core=True,
     ),
@@ -119,16 +146,28 @@ def options(parser: argparse.ArgumentParser) -> None:
             allow_abbrev=False,
         )
         sub.set_defaults(bench=bench, subject=None, parts=None)
-        if bench.subjects:
-            sub.add_argument("subject", choices=bench.subjects, help="what is measured")
-        if bench.parts:
-            sub.add_argument(
-                "--part", action="append", dest="parts", choices=bench.parts, help="this part only; may be repeated"
+        if not bench.subjects:
+            _flags(sub)
+            continue
+        names = sub.add_subparsers(metavar="subject", required=True)
+        for subject in bench.subjects:
+            one = names.add_parser(
+                subject.name,
+                help=subject.summary,
+                description=subject.about,
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+                allow_abbrev=False,
             )
-        sub.add_argument(
-            "--quick", action="store_true", help="seconds instead of minutes: shows that it works, no more"
-        )
-        sub.add_argument("--json", action="store_true", help="machine-readable result on stdout")
+            one.set_defaults(subject=subject.name)
+            one.add_argument(
+                "--part", action="append", dest="parts", choices=subject.parts, help="this part only; may be repeated"
+            )
+            _flags(one)
+
+
+def _flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes: shows that it works, no more")
+    parser.add_argument("--json", action="store_true", help="machine-readable result on stdout")
 
 
 async def run(parsed: argparse.Namespace, settings: Settings, say: Callable[[str], None]) -> int:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from benchmarks.backend import fsync, held, million, refusals, sellout
-from benchmarks.backend.load import Seen
+from benchmarks.backend import fsync, million, refusals, sellout
+from benchmarks.backend.load import Seen, counted
 from benchmarks.backend.peers import NODE, PLAIN
 from benchmarks.backend.report import Cell
 from benchmarks.backend.servers import OURS
@@ -99,11 +99,11 @@ def test_each_bar_stands_beside_its_peer_of_the_same_round() -> None:
 
 
 def test_only_holds_are_counted_and_only_who_came_too_much_may_be_refused() -> None:
-    assert held.held_of(seen(1_000, refusals=250), {"held": 750, "try_later": 250}).rate == 750
+    assert counted(seen(1_000, refusals=250), "held", {"held": 750, "try_later": 250}).rate == 750
     with pytest.raises(RuntimeError, match="unexpected answers"):
-        held.held_of(seen(1_000), {"held": 999, "sold_out": 1})
+        counted(seen(1_000), "held", {"held": 999, "sold_out": 1})
     with pytest.raises(RuntimeError, match="unexpected answers"):
-        held.held_of(seen(1_000)._replace(broken=1), {"held": 1_000})
+        counted(seen(1_000)._replace(broken=1), "held", {"held": 1_000})
 
 
 def test_what_a_delay_costs_is_compared_with_strace_alone() -> None:

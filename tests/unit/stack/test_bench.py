@@ -27,16 +27,18 @@ def parse(*words: str) -> argparse.Namespace:
 def test_every_row_names_a_module_and_roles_that_exist(row: bench.Bench) -> None:
     assert importlib.util.find_spec(f"{row.module}.__main__") is not None
     assert {*row.roles, row.role} <= ROLE_BY_NAME.keys()
-    assert parse(row.name, *row.subjects[:1]).bench is row
+    assert parse(row.name, *(subject.name for subject in row.subjects[:1])).bench is row
 
 
 def test_the_parts_that_can_be_asked_for_are_those_that_there_are() -> None:
     row = bench.BENCHES[0]
-    assert list(row.parts) == list(PARTS)
-    assert bench._words(parse(row.name, *row.subjects, "--part", "million", "--part", "overload", "--quick")) == [
-        *row.subjects,
-        *("--part", "million", "--part", "overload", "--quick"),
-    ]
+    assert {subject.name: list(subject.parts) for subject in row.subjects} == {
+        name: list(parts) for name, parts in PARTS.items()
+    }
+    for subject in row.subjects:
+        assert all(f"\n  {part} " in subject.about for part in subject.parts)
+        words = [subject.name, *("--part", subject.parts[0], "--part", subject.parts[1], "--quick")]
+        assert bench._words(parse(row.name, *words)) == words
     assert bench._words(parse("authority")) == []
 
 
@@ -48,7 +50,8 @@ def test_the_parts_that_can_be_asked_for_are_those_that_there_are() -> None:
         ("backend", "asyncio_redis", "--part", "all"),
         ("authority", "--part", "million"),
         ("backend",),
-        ("backend", "gevent_rabbit"),
+        ("backend", "nothing"),
+        ("backend", "gevent_rabbit", "--part", "million"),
         ("backend", "--slow"),
     ],
 )
@@ -61,7 +64,7 @@ def test_what_cannot_be_measured_is_bad_usage(words: tuple[str, ...]) -> None:
 async def test_one_core_is_too_few_for_a_server_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     row = replace(bench.BENCHES[0], programs=())
-    parsed = argparse.Namespace(bench=row, subject=row.subjects[0], parts=None, quick=True, json=True)
+    parsed = argparse.Namespace(bench=row, subject=row.subjects[0].name, parts=None, quick=True, json=True)
     with pytest.raises(StackError, match="two cores") as refused:
         await bench.run(parsed, Settings.load({"FLASH_HOME": str(tmp_path)}), print)
     assert refused.value.code == Exit.MISSING
@@ -69,7 +72,7 @@ async def test_one_core_is_too_few_for_a_server_of_its_own(monkeypatch: pytest.M
 
 async def test_a_missing_program_is_named_with_its_cure(tmp_path: Path) -> None:
     row = replace(bench.BENCHES[0], programs=("no-such-program",))
-    parsed = argparse.Namespace(bench=row, subject=row.subjects[0], parts=None, quick=True, json=True)
+    parsed = argparse.Namespace(bench=row, subject=row.subjects[0].name, parts=None, quick=True, json=True)
     say: Callable[[str], None] = print
     with pytest.raises(StackError, match="apt-get install no-such-program") as refused:
         await bench.run(parsed, Settings.load({"FLASH_HOME": str(tmp_path), "FLASH_APT": "off"}), say)
