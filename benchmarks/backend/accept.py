@@ -83,7 +83,7 @@ async def _load(field: Field, server: Server, what: str, seconds: int) -> load.S
     attempts = field.attempts(server.auth, *map(wish, SKUS))
     if what == CONSTANT:
         attempts = attempts._replace(line=CONSTANT_LINE)
-    queues = what == ACCEPTED and server.contestant is EDGE
+    queues = what == ACCEPTED and server.contestant.is_ours
     before = await verdicts(server) if queues else None
     one = await load.send(server.url, attempts, seconds, field.watched(server))
     if before is None:

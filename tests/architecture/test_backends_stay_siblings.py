@@ -27,6 +27,9 @@ OWN: dict[str, set[str]] = {
         "sample_lag",
         "authority_up",
         "confirms",
+        "confirm_seconds",
+        "unconfirmed",
+        "queue_depth",
         "queue_up",
     },
     "routes.py": {"refuse"},  # aiohttp refuses by itself what it cannot read

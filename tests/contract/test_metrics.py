@@ -1,12 +1,17 @@
-"""What a server of asyncio_redis tells Prometheus, after purchases whose numbers are known: every series, and that it adds up."""
+"""What processes tell Prometheus, after purchases whose numbers are known: every series of asyncio_redis, and that it all adds up."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from flashsale.queued import topology
 from tests.contract.drivers import HttpDriver
 from tests.contract.script import Wish
+from tests.patience import PATIENCE_SECONDS
+from tests.queued_shop import Shopper, shop_on
+from tests.servers import Process
 from tests.stages import Stage, staged
 
 BUYERS = 5
@@ -71,3 +76,52 @@ async def test_every_series_is_there_and_adds_up(template: str, redis_url: str) 
     assert samples["gate_seconds_sum", ""] + samples["commit_seconds_sum", ""] <= samples["attempt_seconds_sum", ""]
     assert samples["in_flight_limit", ""] > 0
     assert (samples["gate_up", ""], samples["authority_up", ""], samples["in_flight", ""]) == (1, 1, 0)
+
+
+async def sampled(stage: Stage, process: Process) -> Mapping[str, float]:
+    """All series of a process but the buckets, the labels' values behind the name."""
+    async with stage.session.get(f"http://127.0.0.1:{process.ops_port}/metrics") as answer:
+        families = list(text_string_to_metric_families(await answer.text()))
+    return {
+        " ".join((sample.name.removeprefix("flashsale_"), *sample.labels.values())): sample.value
+        for family in families
+        for sample in family.samples
+        if "le" not in sample.labels
+    }
+
+
+async def test_a_front_tells_of_the_queue_and_how_soon_the_broker_confirms(template: str, redis_url: str) -> None:
+    async with staged(template, redis_url, servers=0, queued_servers=1, workers=0) as stage:
+        shop = shop_on(stage)
+        await shop.open("s", {f"sku{n}": 9 for n in range(BUYERS)}, 2)
+        queued = [await Shopper(shop, f"b{n}", f"sku{n}").buy(stage.urls[0]) for n in range(BUYERS)]
+        assert {answer.status for answer in queued} == {202}
+        wanted = Counter(f"queue_depth {topology.queue_of(shop.own(f'sku{n}'))}" for n in range(BUYERS))
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while True:
+                told = await sampled(stage, stage.servers[0])
+                depths = {name: value for name, value in told.items() if name.startswith("queue_depth ")}
+                assert len(depths) == topology.SHARDS
+                # whoever was told 503 because the broker was slow was queued all the same, and once more
+                published = told["confirms_total confirmed"] + told["confirms_total late"]
+                if sum(depths.values()) == published and all(depths[name] >= least for name, least in wanted.items()):
+                    break
+                await asyncio.sleep(0.1)
+    assert told["attempts_total queued"] == told["confirms_total confirmed"] == told["confirm_seconds_count"] == BUYERS
+    assert 0 < told["confirm_seconds_sum"] < told["attempt_seconds_sum"]
+    assert (told["unconfirmed"], told["in_flight"], told["queue_up"]) == (0, 0, 1)
+
+
+async def test_a_worker_tells_of_its_batches_and_of_the_oldest_in_hand(template: str, redis_url: str) -> None:
+    async with staged(template, redis_url, servers=0, queued_servers=1) as stage:
+        shop = shop_on(stage)
+        await shop.open("s", {"a": BUYERS}, 2)
+        for n in range(BUYERS):
+            assert (await Shopper(shop, f"b{n}").settled(stage.urls[0])).status in {200, 201}
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            # told before it is acknowledged, and counted after
+            while (told := await sampled(stage, stage.workers[0]))["checkout_oldest_age_seconds"]:
+                await asyncio.sleep(0.1)
+    assert told["checkout_batch_attempts_sum"] == told["checkout_decided_total held"] == BUYERS
+    assert 1 <= told["checkout_batch_attempts_count"] <= BUYERS
+    assert told["checkout_batch_seconds_sum"] > 0

@@ -4,6 +4,8 @@
 * ``receipt``   the signed promise "this attempt will be decided", and what became of it
 * ``topology``  queues and exchanges: names, arguments, and the reason for each
 * ``feed``      who is told that something was decided, and what
+* ``frames``    an attempt as the bytes of its publication
+* ``depth``     how many wait in each shard
 * ``link``      one RabbitMQ connection of a gevent process, kept up
 * ``teller``    brings the feed to the broker, beside the deciding
 * ``worker``    takes attempts off the queue, lets PostgreSQL decide them in batches, and only then acknowledges

@@ -15,6 +15,7 @@ VERSION = 1
 MESSAGE_BYTES_MAX = 4096  # LINES_MAX lines with the longest SKUs, buyer and key take 2 KiB
 QUEUED_SECONDS_MAX = 300  # a shopper who hears a verdict later than this has left; the attempt is then too_late
 
+_JSON = json.JSONEncoder(separators=(",", ":"))  # json.dumps would make one for each message
 _FIELDS = {"v", "rid", "purchase", "buyer", "key", "fingerprint", "lines", "pay_now", "queued_until"}
 
 
@@ -46,7 +47,12 @@ def encode(message: Message) -> bytes:
         "pay_now": message.cart.pay_now,
         "queued_until": int(message.queued_until.timestamp() * 1000),
     }
-    return json.dumps(document, separators=(",", ":")).encode()
+    return _JSON.encode(document).encode()
+
+
+def queued_at(message: Message) -> float:
+    """Unix seconds, by PostgreSQL's clock."""
+    return message.queued_until.timestamp() - QUEUED_SECONDS_MAX
 
 
 def decode(body: bytes) -> Message:

@@ -1,14 +1,27 @@
 """What a checkout worker tells Prometheus. One process, one port, one registry."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from flashsale.contract.verdict import Verdict
+from flashsale.counts import Histogram, Tally
+
+SECONDS_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
+SIZE_BUCKETS = tuple(2.0**power for power in range(10))  # to half of what a worker may have in hand of a shard
 
 registry = CollectorRegistry()
-decided = Counter("flashsale_checkout_decided", "Attempts decided, by verdict.", ["verdict"], registry=registry)
-batches = Counter("flashsale_checkout_batches", "Batches decided.", registry=registry)
+decided = Tally(registry, "flashsale_checkout_decided", "Attempts decided, by verdict.", "verdict", Verdict)
+batch_sizes = Histogram(
+    registry, "flashsale_checkout_batch_attempts", "Attempts in a batch that was decided.", SIZE_BUCKETS
+)
 batch_seconds = Histogram(
+    registry,
     "flashsale_checkout_batch_seconds",
     "Seconds from a collected batch to its acknowledgement.",
-    buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0),
+    SECONDS_BUCKETS,
+)
+oldest_age = Gauge(
+    "flashsale_checkout_oldest_age_seconds",
+    "Since the oldest attempt was queued that this worker has taken and not acknowledged; 0 without any.",
     registry=registry,
 )
 redelivered = Counter("flashsale_checkout_redelivered", "Messages that came again.", registry=registry)

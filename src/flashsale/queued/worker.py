@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, NamedTuple, cast
@@ -60,6 +61,9 @@ class Worker:
         self._claim = claim
         self._batch_max = batch_max
         self._backoff_s = BACKOFF_FIRST_S
+        # by shard, when the oldest attempt in hand was queued; after a session as it was then, for that is still undecided
+        self.oldest: dict[str, float] = {}
+        metrics.oldest_age.set_function(self._oldest_age)
         self.is_consuming = False
 
     async def run(self) -> None:
@@ -77,6 +81,7 @@ class Worker:
     async def _session(self) -> None:
         async with self._connected() as connection, self._connected() as feed_connection:
             await declare(await connection.channel(), self._claim)
+            self.oldest.clear()  # another may have the shard by now
             teller = Teller()
             try:
                 async with asyncio.TaskGroup() as group:
@@ -120,10 +125,10 @@ class Worker:
         await self._start_payments(attempts, decisions)
         for attempt, decision in zip(attempts, decisions, strict=True):
             verdict = decision.verdict or Verdict.TRY_LATER
-            metrics.decided.labels(verdict).inc()
+            metrics.decided[verdict] += 1
             version = decision.purchase.version if decision.purchase else 0
             told.append(feed.Told(attempt.rid, verdict, attempt.purchase, version))
-        metrics.batches.inc()
+        metrics.batch_sizes.observe(len(batch))
         self._backoff_s = BACKOFF_FIRST_S
         return told
 
@@ -160,6 +165,9 @@ class Worker:
                 is_unpaid = decision.purchase is not None and decision.purchase.state == State.HELD
                 if attempt.cart.pay_now and is_unpaid and decision.purchase and not decision.purchase.payments:
                     group.create_task(start(attempt, attempt.cart.pay_now))
+
+    def _oldest_age(self) -> float:
+        return max((time.time() - queued for queued in self.oldest.values()), default=0.0)
 
     def _set_consuming(self, *, is_so: bool) -> None:
         if is_so and not self.is_consuming:
@@ -207,19 +215,22 @@ class Shard:
         return cast("list[AbstractIncomingMessage]", batch)
 
     async def _decide(self, batch: list[AbstractIncomingMessage]) -> None:
-        with metrics.batch_seconds.time():
-            readable: list[Delivery] = []
-            for arrived in batch:
-                metrics.redelivered.inc(bool(arrived.redelivered))
-                assert arrived.delivery_tag is not None
-                try:
-                    readable.append(Delivery(arrived.delivery_tag, message.decode(arrived.body)))
-                except message.Unreadable as reason:
-                    await self._worker.set_aside(arrived, str(reason))
-                    await arrived.reject(requeue=False)  # to the dead-letter queue, for people to look at
-            if readable:
-                self._teller.tell(await self._worker.decide(readable))
-            await self._acknowledge([arrived.delivery_tag or 0 for arrived in batch])
+        began = time.perf_counter()
+        readable: list[Delivery] = []
+        for arrived in batch:
+            metrics.redelivered.inc(bool(arrived.redelivered))
+            assert arrived.delivery_tag is not None
+            try:
+                readable.append(Delivery(arrived.delivery_tag, message.decode(arrived.body)))
+            except message.Unreadable as reason:
+                await self._worker.set_aside(arrived, str(reason))
+                await arrived.reject(requeue=False)  # to the dead-letter queue, for people to look at
+        if readable:
+            self._worker.oldest[self._queue] = message.queued_at(readable[0].message)
+            self._teller.tell(await self._worker.decide(readable))
+        await self._acknowledge([arrived.delivery_tag or 0 for arrived in batch])
+        self._worker.oldest.pop(self._queue, None)
+        metrics.batch_seconds.observe(time.perf_counter() - began)
 
     async def _acknowledge(self, tags: list[int]) -> None:
         # Up to the last one, and that says: every one before. Which is true only if none is missing between.

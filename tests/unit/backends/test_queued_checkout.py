@@ -13,7 +13,7 @@ import pytest
 
 from flashsale.authority import green
 from flashsale.authority.green import AuthorityUnavailable, GreenAuthority
-from flashsale.backends.gevent_rabbit import dispatch
+from flashsale.backends.gevent_rabbit import dispatch, metrics
 from flashsale.backends.gevent_rabbit.checkout import Checkout
 from flashsale.backends.gevent_rabbit.dispatch import Dispatcher, QueueUnavailable
 from flashsale.backends.gevent_rabbit.watch import Watch
@@ -105,15 +105,19 @@ def test_who_gets_no_turn_in_time_hears_so_and_asks_nothing(monkeypatch: pytest.
 
 
 class Channel:
-    """What a dispatcher needs of a channel; the test plays the broker."""
+    """What a dispatcher needs of a channel; the test plays the broker, and reads what is sent to it as the driver would."""
 
     is_open = True
+    channel_number = 3
 
     def __init__(self) -> None:
         self.connection = SimpleNamespace(
             add_on_connection_blocked_callback=self._keep("block"),
             add_on_connection_unblocked_callback=self._keep("unblock"),
+            channel=lambda on_open_callback: None,  # noqa: ARG005 - nobody asks how deep a queue is
+            _output_marshaled_frames=self._take,
         )
+        self.writes = 0
         self.add_on_return_callback = self._keep("returned")
         self.published: list[pika.BasicProperties] = []
         self.callbacks: dict[str, Callable[..., None]] = {}
@@ -122,8 +126,14 @@ class Channel:
         self.callbacks["confirm"] = confirm
         callback(None)
 
-    def basic_publish(self, *, properties: pika.BasicProperties, **_: object) -> None:
-        self.published.append(properties)
+    def _take(self, written: list[bytes]) -> None:
+        self.writes += 1
+        (sent,) = written
+        while sent:
+            taken, frame = pika.frame.decode_frame(sent)
+            sent = sent[taken:]
+            if isinstance(frame, pika.frame.Header):
+                self.published.append(frame.properties)
 
     def say(self, event: str, *arguments: object) -> None:
         self.callbacks[event](*arguments)
@@ -150,6 +160,7 @@ def dispatcher(monkeypatch: pytest.MonkeyPatch, channel: Channel) -> Dispatcher:
 
     monkeypatch.setattr(dispatch, "Link", opened_at_once)
     monkeypatch.setattr(dispatch, "CONFIRM_SECONDS", 1.0)  # long enough for a busy test to say its confirm in time
+    monkeypatch.setattr(dispatch, "LOOK_SECONDS", 0.02)
     made = Dispatcher("", topology.claim_of(""), 10)
     gevent.sleep(0)
     return made
@@ -158,7 +169,8 @@ def dispatcher(monkeypatch: pytest.MonkeyPatch, channel: Channel) -> Dispatcher:
 def put(dispatcher: Dispatcher, rid: uuid.UUID | None = None) -> gevent.Greenlet:
     attempt = Message(rid or uuid.uuid4(), purchase_id("ana", KEY), "ana", KEY, CART, FAR)
     greenlet = gevent.spawn(dispatcher.submit, attempt)
-    gevent.sleep(0)
+    gevent.sleep(0)  # it publishes
+    gevent.sleep(0)  # and that is written
     return greenlet
 
 
@@ -212,3 +224,76 @@ def test_what_waits_for_a_confirm_is_bounded(dispatcher: Dispatcher, channel: Ch
     taken = put(dispatcher)
     channel.ack(11)
     assert outcome(taken) == "confirmed"
+
+
+def test_what_is_published_in_one_turn_is_one_write(dispatcher: Dispatcher, channel: Channel) -> None:
+    attempts = [Message(uuid.uuid4(), purchase_id("ana", KEY), "ana", KEY, CART, FAR) for _ in range(5)]
+    waiting = [gevent.spawn(dispatcher.submit, attempt) for attempt in attempts]
+    gevent.sleep(0)
+    gevent.sleep(0)
+    assert [properties.message_id for properties in channel.published] == [str(attempt.rid) for attempt in attempts]
+    assert channel.writes == 1
+    channel.ack(5, multiple=True)
+    assert [outcome(one) for one in waiting] == ["confirmed"] * 5
+
+
+def test_nothing_is_written_to_a_channel_that_ended_in_the_same_turn(dispatcher: Dispatcher, channel: Channel) -> None:
+    attempt = Message(uuid.uuid4(), purchase_id("ana", KEY), "ana", KEY, CART, FAR)
+    waiting = gevent.spawn(dispatcher.submit, attempt)
+    gevent.sleep(0)
+    channel.is_open = False
+    gevent.sleep(0)
+    assert not channel.writes
+    dispatcher._lost()
+    assert outcome(waiting) == "lost"
+
+
+def test_what_an_old_channel_did_not_send_is_not_sent_on_the_new_one(dispatcher: Dispatcher, channel: Channel) -> None:
+    attempt = Message(uuid.uuid4(), purchase_id("ana", KEY), "ana", KEY, CART, FAR)
+    waiting = gevent.spawn(dispatcher.submit, attempt)
+    gevent.sleep(0)
+    dispatcher._lost()
+    dispatcher._opened(channel)
+    gevent.sleep(0)
+    assert not channel.writes
+    assert outcome(waiting) == "lost"
+
+
+def test_who_left_before_the_confirm_disturbs_nobody(dispatcher: Dispatcher, channel: Channel) -> None:
+    gone, waiting = put(dispatcher), put(dispatcher)
+    gone.kill()
+    channel.ack(2, multiple=True)
+    assert outcome(waiting) == "confirmed"
+    again = put(dispatcher)
+    channel.ack(3)
+    assert outcome(again) == "confirmed"
+
+
+def counted(name: str) -> float:
+    found = metrics.registry.get_sample_value(name)
+    assert found is not None
+    return found
+
+
+def test_who_is_late_is_told_once_and_keeps_nobody_from_being_late(dispatcher: Dispatcher, channel: Channel) -> None:
+    first = put(dispatcher)
+    assert outcome(first) == "late"
+    assert outcome(put(dispatcher)) == "late"
+    confirmed = counted("flashsale_confirm_seconds_count")
+    assert counted("flashsale_unconfirmed") == 2
+    channel.ack(2, multiple=True)
+    # a time that nobody waited for is no confirm's
+    assert counted("flashsale_confirm_seconds_count") == confirmed
+    assert counted("flashsale_unconfirmed") == 0
+
+
+def test_nobody_is_late_before_the_time(
+    dispatcher: Dispatcher, channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "CONFIRM_SECONDS", 3600.0)
+    confirmed, waiting = counted("flashsale_confirm_seconds_count"), put(dispatcher)
+    gevent.sleep(10 * dispatch.LOOK_SECONDS)
+    assert not waiting.dead
+    channel.ack(1)
+    assert outcome(waiting) == "confirmed"
+    assert counted("flashsale_confirm_seconds_count") == confirmed + 1

@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,8 +11,8 @@ import pytest
 from flashsale.authority.client import Attempt, Authority, BadBatch, Decision
 from flashsale.contract.verdict import Verdict
 from flashsale.contract.wire import Cart, Line, Purchase, purchase_id
-from flashsale.queued import topology
-from flashsale.queued.message import Message
+from flashsale.queued import metrics, topology
+from flashsale.queued.message import QUEUED_SECONDS_MAX, Message, queued_at
 from flashsale.queued.worker import Delivery, SessionLost, Worker, lasting
 
 KEY = "0123456789abcdef"
@@ -103,3 +103,15 @@ async def test_a_task_that_is_told_to_stop_stops() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+def test_the_oldest_in_hand_is_older_every_moment_also_between_sessions() -> None:
+    one = worker(Books())
+    age = "flashsale_checkout_oldest_age_seconds"
+    assert metrics.registry.get_sample_value(age) == 0
+    queued = delivery(1, "ana").message._replace(queued_until=datetime.now(UTC) + timedelta(seconds=QUEUED_SECONDS_MAX))
+    one.oldest = {"checkout.0": queued_at(queued), "checkout.1": queued_at(queued) - 60}
+    first = metrics.registry.get_sample_value(age)
+    assert first is not None
+    assert 60 <= first < 3600
+    assert (metrics.registry.get_sample_value(age) or 0) > first

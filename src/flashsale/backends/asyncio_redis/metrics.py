@@ -6,41 +6,38 @@ import time
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from flashsale.contract.verdict import Verdict
+from flashsale.counts import Histogram, Tally
 from flashsale.gate.client import Outcome
-from flashsale.tally import Histogram, Tally
 
 SECONDS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 GATE_BUCKETS = (0.0002, 0.0005, *SECONDS_BUCKETS[:9])  # Redis answers in less than a millisecond, or the loop was busy
 SIZE_BUCKETS = tuple(2.0**power for power in range(11))  # to the largest batch that may be set
 LAG_EVERY_SECONDS = 0.5
 
-
 registry = CollectorRegistry()
-attempts = Tally("flashsale_attempts", "Purchase attempts answered, by verdict.", "verdict", Verdict)
-seconds = Histogram("flashsale_attempt_seconds", "Seconds from a parsed attempt to its answer.", SECONDS_BUCKETS)
+attempts = Tally(registry, "flashsale_attempts", "Purchase attempts answered, by verdict.", "verdict", Verdict)
+seconds = Histogram(
+    registry, "flashsale_attempt_seconds", "Seconds from a parsed attempt to its answer.", SECONDS_BUCKETS
+)
 in_flight = Gauge("flashsale_in_flight", "Purchase attempts being worked on.", registry=registry)
 in_flight_limit = Gauge("flashsale_in_flight_limit", "How many may be, so that answers are in time.", registry=registry)
-gate_answers = Tally("flashsale_gate_answers", "What the gate said, by answer.", "answer", Outcome)
+gate_answers = Tally(registry, "flashsale_gate_answers", "What the gate said, by answer.", "answer", Outcome)
 refused_at_once = Tally(
-    "flashsale_refused_at_once", "Of those attempts, refused without asking the gate.", "verdict", Verdict
+    registry, "flashsale_refused_at_once", "Of those attempts, refused without asking the gate.", "verdict", Verdict
 )
-gate_seconds = Histogram("flashsale_gate_seconds", "Seconds until the gate answered an attempt.", GATE_BUCKETS)
-batch_sizes = Histogram("flashsale_batch_attempts", "Attempts in a batch that was decided.", SIZE_BUCKETS)
+gate_seconds = Histogram(
+    registry, "flashsale_gate_seconds", "Seconds until the gate answered an attempt.", GATE_BUCKETS
+)
+batch_sizes = Histogram(registry, "flashsale_batch_attempts", "Attempts in a batch that was decided.", SIZE_BUCKETS)
 commit_seconds = Histogram(
-    "flashsale_commit_seconds", "Seconds from a batch's start to its commit, its repetitions included.", SECONDS_BUCKETS
+    registry,
+    "flashsale_commit_seconds",
+    "Seconds from a batch's start to its commit, its repetitions included.",
+    SECONDS_BUCKETS,
 )
-loop_lag = Histogram("flashsale_loop_lag_seconds", "How late the event loop was, twice a second.", SECONDS_BUCKETS)
-for collector in (
-    attempts,
-    seconds,
-    gate_answers,
-    refused_at_once,
-    gate_seconds,
-    batch_sizes,
-    commit_seconds,
-    loop_lag,
-):
-    registry.register(collector)
+loop_lag = Histogram(
+    registry, "flashsale_loop_lag_seconds", "How late the event loop was, twice a second.", SECONDS_BUCKETS
+)
 gate_up = Gauge("flashsale_gate_up", "1 while Redis answers this process.", registry=registry)
 authority_up = Gauge("flashsale_authority_up", "1 while PostgreSQL answers this process.", registry=registry)
 stream_viewers = Gauge("flashsale_stream_viewers", "Viewers of live stock on this process.", registry=registry)
