@@ -46,6 +46,7 @@ SKU_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)  # of a sale's id to
 RETRY_PATTERN = re.compile(r"[1-9][0-9]{0,3}", re.ASCII)
 BUYER_PATTERN = re.compile(r"[A-Za-z0-9._@:|-]{1,128}", re.ASCII)
 
+_JSON = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)  # json.dumps would make one for each answer
 _SHOWN_MAX = 40  # characters of a client's value that an error message repeats
 
 
@@ -290,7 +291,7 @@ def _sale(sale: Sale) -> dict[str, Any]:
 
 
 def _dump(document: Any) -> bytes:
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+    return _JSON.encode(document).encode()
 
 
 def _shown(value: object) -> str:
