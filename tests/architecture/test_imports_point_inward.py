@@ -294,6 +294,7 @@ LOOPED = {
     "flashsale.authority.catalog",
     "flashsale.authority.migrate",
     "flashsale.authority.__main__",
+    "flashsale.queued.deliveries",
     "flashsale.queued.teller",
     "flashsale.queued.worker",
     "flashsale.queued.__main__",

@@ -8,5 +8,6 @@
 * ``depth``     how many wait in each shard
 * ``link``      one RabbitMQ connection of a gevent process, kept up
 * ``teller``    brings the feed to the broker, beside the deciding
+* ``deliveries``  what the broker delivers, read before the driver sees it
 * ``worker``    takes attempts off the queue, lets PostgreSQL decide them in batches, and only then acknowledges
 """

@@ -13,11 +13,12 @@ import random
 import time
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import aio_pika
 import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+from aio_pika.connection import make_url
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, ChannelPreconditionFailed
 
 from flashsale.authority.batch import decide
@@ -25,6 +26,7 @@ from flashsale.authority.client import Attempt, Authority, AuthorityUnavailable,
 from flashsale.contract.lifecycle import State
 from flashsale.contract.verdict import Verdict
 from flashsale.queued import feed, message, metrics, topology
+from flashsale.queued.deliveries import Delivery, Tap, Tapping
 from flashsale.queued.teller import Teller
 
 DECIDE_SECONDS = 5.0  # for one batch, retries included; then the outage is one to wait out without messages in hand
@@ -33,6 +35,7 @@ CLOSE_SECONDS = 2.0
 ACK_SECONDS = 5.0  # to hand an acknowledgement to the socket; a broker that takes longer does not read
 BACKOFF_FIRST_S = 0.1  # a restarting store is back in tenths of a second
 BACKOFF_MAX_S = 2.0  # so that service returns soon after it does, without knocking all day
+BATCH_MAX = topology.PREFETCH // 2  # while one is decided the next gathers
 PAYMENTS_MAX = 4  # started side by side; leaves connections of the pool to the other shards
 
 log = structlog.get_logger()
@@ -43,13 +46,6 @@ for _name in ("aio_pika", "aiormq"):
 
 class SessionLost(Exception):  # noqa: N818 - a state of the world, not a fault of the caller
     """The broker closed or cancelled something; start over."""
-
-
-class Delivery(NamedTuple):
-    """A readable message and its tag on the channel."""
-
-    tag: int
-    message: message.Message
 
 
 class Worker:
@@ -79,7 +75,8 @@ class Worker:
             self._backoff_s = min(2 * self._backoff_s, BACKOFF_MAX_S)
 
     async def _session(self) -> None:
-        async with self._connected() as connection, self._connected() as feed_connection:
+        tapping = Tapping()
+        async with self._connected(tapping) as connection, self._connected() as feed_connection:
             await declare(await connection.channel(), self._claim)
             self.oldest.clear()  # another may have the shard by now
             teller = Teller()
@@ -88,14 +85,19 @@ class Worker:
                     group.create_task(lasting("feed", teller.run(feed_connection)))
                     for queue in topology.SHARD_QUEUES:
                         shard = Shard(self, await connection.channel(), queue.name, teller)
-                        group.create_task(lasting(queue.name, shard.run()))
+                        group.create_task(lasting(queue.name, shard.run(tapping.tap)))
                     self._set_consuming(is_so=True)
             finally:
                 self._set_consuming(is_so=False)
 
     @contextlib.asynccontextmanager
-    async def _connected(self) -> AsyncIterator[AbstractConnection]:
-        connection = await aio_pika.connect(self._url, timeout=CONNECT_SECONDS, heartbeat=topology.HEARTBEAT_SECONDS)
+    async def _connected(self, tapping: Tapping | None = None) -> AsyncIterator[AbstractConnection]:
+        connection = aio_pika.Connection(make_url(self._url, heartbeat=topology.HEARTBEAT_SECONDS))
+        if tapping is not None:
+            connection.kwargs["transport_factory"] = (
+                tapping  # the driver below takes it, and the one above names no parameter
+            )
+        await connection.connect(CONNECT_SECONDS)
         try:
             yield connection
         finally:
@@ -103,12 +105,9 @@ class Worker:
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await connection.close()
 
-    async def decide(self, batch: Sequence[Delivery]) -> list[feed.Told]:
+    async def decide(self, batch: Sequence[message.Message]) -> list[feed.Told]:
         """Decide, start the payments asked for, and say what to tell. Raises ``AuthorityUnavailable``: nothing may be acked."""
-        attempts = [
-            Attempt(m.rid, m.purchase, m.buyer, m.key, m.cart, queued_until=m.queued_until)
-            for m in (delivery.message for delivery in batch)
-        ]
+        attempts = [Attempt(m.rid, m.purchase, m.buyer, m.key, m.cart, queued_until=m.queued_until) for m in batch]
         told = []
         decisions: list[Decision] = []
         # two deliveries of one attempt may share a batch; PostgreSQL answers both from one row
@@ -132,12 +131,13 @@ class Worker:
         self._backoff_s = BACKOFF_FIRST_S
         return told
 
-    async def set_aside(self, unreadable: AbstractIncomingMessage, reason: str) -> None:
+    async def set_aside(self, unreadable: Delivery, reason: str) -> None:
         """Record what is known of a message that no attempt can be read from: a front that waits for it must hear something."""
-        log.warning("checkout.unreadable", reason=reason, message_id=unreadable.message_id)
+        log.warning("checkout.unreadable", reason=reason, tag=unreadable.tag)
         try:
-            rid = uuid.UUID(unreadable.message_id or "")
-            purchase = uuid.UUID(str(unreadable.headers.get(topology.PURCHASE_HEADER)))
+            said = unreadable.properties
+            rid = uuid.UUID(said.message_id or "")
+            purchase = uuid.UUID(str((said.headers or {}).get(topology.PURCHASE_HEADER)))
         except ValueError:
             metrics.poison.labels("unnamed").inc()
             return
@@ -184,60 +184,76 @@ class Shard:
         self._channel = channel
         self._queue = queue
         self._teller = teller
-        # bounded by the broker: it sends no more than PREFETCH unacknowledged; None says that it will send no more
-        self._arrived: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
+        # bounded by the broker: it sends no more than PREFETCH unacknowledged
+        self._arrived: list[Delivery] = []
+        self._more = asyncio.Event()
+        self._is_over = False
         self._acked_tag = 0
 
-    async def run(self) -> None:
+    async def run(self, tap: Tap) -> None:
         """Decide until the channel or the queue is lost (``SessionLost``) or PostgreSQL is (``AuthorityUnavailable``)."""
         await self._channel.set_qos(prefetch_count=topology.PREFETCH)
         self._channel.close_callbacks.add(self._ended)
+        underlay = await self._channel.get_underlay_channel()
         # a queue that is deleted, or loses its leader, ends its consumers and leaves their channels open
-        (await self._channel.get_underlay_channel()).on_consumer_cancel_callbacks.add(self._ended)
+        underlay.on_consumer_cancel_callbacks.add(self._ended)
+        tap.take(underlay.number, self._arrive)
         queue = await self._channel.get_queue(self._queue, ensure=False)
-        await queue.consume(self._arrive)
+        await queue.consume(_hear_nothing)  # the driver has no part in what comes of it
         while True:
             await self._decide(await self._collect())
 
     def _ended(self, *_: object) -> None:
-        self._arrived.put_nowait(None)
+        self._is_over = True
+        self._more.set()
 
-    async def _arrive(self, arrived: AbstractIncomingMessage) -> None:
-        self._arrived.put_nowait(arrived)
+    def _arrive(self, arrived: Delivery) -> None:
+        self._arrived.append(arrived)
+        self._more.set()
 
-    async def _collect(self) -> list[AbstractIncomingMessage]:
+    async def _collect(self) -> list[Delivery]:
         # What is there, without a timer: while one batch is decided the next one gathers by itself.
-        batch = [await self._arrived.get()]
-        while not self._arrived.empty() and len(batch) < topology.PREFETCH // 2:
-            batch.append(self._arrived.get_nowait())
-        if None in batch:
+        while not self._arrived and not self._is_over:
+            self._more.clear()
+            await self._more.wait()
+        if self._is_over:
             raise SessionLost(f"the broker sends no more of {self._queue}")
-        return cast("list[AbstractIncomingMessage]", batch)
+        batch, self._arrived = self._arrived[:BATCH_MAX], self._arrived[BATCH_MAX:]
+        return batch
 
-    async def _decide(self, batch: list[AbstractIncomingMessage]) -> None:
+    async def _decide(self, batch: list[Delivery]) -> None:
         began = time.perf_counter()
-        readable: list[Delivery] = []
+        readable, kept = [], 0
         for arrived in batch:
-            metrics.redelivered.inc(bool(arrived.redelivered))
-            assert arrived.delivery_tag is not None
+            if arrived.is_redelivered:
+                metrics.redelivered.inc()
             try:
-                readable.append(Delivery(arrived.delivery_tag, message.decode(arrived.body)))
+                readable.append(message.decode(arrived.body))
             except message.Unreadable as reason:
                 await self._worker.set_aside(arrived, str(reason))
-                await arrived.reject(requeue=False)  # to the dead-letter queue, for people to look at
+                await self._reject(arrived.tag)
+            else:
+                kept = arrived.tag
         if readable:
-            self._worker.oldest[self._queue] = message.queued_at(readable[0].message)
+            self._worker.oldest[self._queue] = message.queued_at(readable[0])
             self._teller.tell(await self._worker.decide(readable))
-        await self._acknowledge([arrived.delivery_tag or 0 for arrived in batch])
+        await self._acknowledge([arrived.tag for arrived in batch], kept)
         self._worker.oldest.pop(self._queue, None)
         metrics.batch_seconds.observe(time.perf_counter() - began)
 
-    async def _acknowledge(self, tags: list[int]) -> None:
-        # Up to the last one, and that says: every one before. Which is true only if none is missing between.
-        assert tags == list(range(self._acked_tag + 1, self._acked_tag + 1 + len(tags))), (self._acked_tag, tags)
+    async def _reject(self, tag: int) -> None:
+        # to the dead-letter queue, for people to look at
         underlay = await self._channel.get_underlay_channel()
         async with asyncio.timeout(ACK_SECONDS):
-            await underlay.basic_ack(tags[-1], multiple=True)
+            await underlay.basic_reject(tag, requeue=False)
+
+    async def _acknowledge(self, tags: list[int], kept: int) -> None:
+        # Up to the last that was not rejected, and that says: every one before. Which is true only if none is missing between.
+        assert tags == list(range(self._acked_tag + 1, self._acked_tag + 1 + len(tags))), (self._acked_tag, tags)
+        if kept:
+            underlay = await self._channel.get_underlay_channel()
+            async with asyncio.timeout(ACK_SECONDS):
+                await underlay.basic_ack(kept, multiple=True)
         self._acked_tag = tags[-1]
 
 
