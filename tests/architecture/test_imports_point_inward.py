@@ -199,7 +199,12 @@ DRIVERS: dict[str, set[str]] = {
     "jwt": {"flashsale.identity"},
     "psycopg": {"flashsale.authority"},
     "pika": {"flashsale.queued", "flashsale.backends.gevent_rabbit", "benchmarks.peers"},
-    "gunicorn": {"flashsale.backends.gevent_rabbit", "flashsale.edge", "benchmarks.peers"},
+    "gunicorn": {
+        "flashsale.backends.gevent_rabbit",
+        "flashsale.edge",
+        "benchmarks.peers",
+        "benchmarks.peers.gunicorn_constant",
+    },
     "aio_pika": {
         "flashsale.payments",
         "flashsale.queued",
