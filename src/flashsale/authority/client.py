@@ -316,12 +316,14 @@ class Authority:
     async def read_purchase(self, purchase: uuid.UUID, buyer: str) -> wire.Purchase | None:
         """The purchase as it is now; None when there is none, or it is another buyer's."""
         rows = await self._rows(queries.PURCHASE, purchase, buyer)
-        return _purchase(rows[0]) if rows else None
+        return queries.purchase(rows[0]) if rows else None
 
     async def read_standing(self, rid: uuid.UUID, purchase: uuid.UUID, buyer: str) -> Standing:
         """What is recorded of an attempt and of the purchase its key may have made, of one snapshot."""
         (row,) = await self._rows(queries.STANDING, rid, purchase, buyer)
-        return Standing(row["attempt_verdict"], row["fingerprint"], _purchase(row) if row["id"] is not None else None)
+        return Standing(
+            row["attempt_verdict"], row["fingerprint"], queries.purchase(row) if row["id"] is not None else None
+        )
 
     async def verdicts(self, rids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
         """Which of these attempts are decided."""
@@ -521,23 +523,6 @@ async def _prepare_connection(connection: asyncpg.Connection) -> None:
 def _decision(row: asyncpg.Record) -> Decision:
     if row["verdict"] == "fenced":
         return Decision(None)
-    purchase = _purchase(row) if row["id"] is not None else None
+    purchase = queries.purchase(row) if row["id"] is not None else None
     remaining = tuple(row["remaining"]) if row["remaining"] is not None else None
     return Decision(Verdict(row["verdict"]), purchase, remaining)
-
-
-def _purchase(row: asyncpg.Record) -> wire.Purchase:
-    lines = zip(row["skus"], row["quantities"], row["prices"], row["seqs"], strict=True)
-    return wire.Purchase(
-        row["id"],
-        row["sale_id"],
-        row["state"],
-        row["version"],
-        row["generation"],
-        row["deadline"],
-        tuple(wire.BoughtLine(*line) for line in lines),
-        row["total_minor"],
-        row["currency"],
-        row["history"],
-        row["payments"],
-    )

@@ -66,12 +66,14 @@ class GreenAuthority:
     def read_standing(self, rid: uuid.UUID, purchase: uuid.UUID, buyer: str) -> Standing:
         """What is known of the attempt and of the purchase its key may have made, of one snapshot."""
         (row,) = self._rows(queries.STANDING, rid, purchase, buyer)
-        return Standing(row["attempt_verdict"], row["fingerprint"], _purchase(row) if row["id"] is not None else None)
+        return Standing(
+            row["attempt_verdict"], row["fingerprint"], queries.purchase(row) if row["id"] is not None else None
+        )
 
     def read_purchase(self, purchase: uuid.UUID, buyer: str) -> wire.Purchase | None:
         """The purchase as it is now; None when there is none, or it is another buyer's."""
         rows = self._rows(queries.PURCHASE, purchase, buyer)
-        return _purchase(rows[0]) if rows else None
+        return queries.purchase(rows[0]) if rows else None
 
     def news(
         self, purchases: Iterable[uuid.UUID], rids: Iterable[uuid.UUID]
@@ -161,20 +163,3 @@ class GreenAuthority:
         return psycopg.connect(
             self._url, autocommit=True, row_factory=dict_row, cursor_factory=psycopg.RawCursor, options=_OPTIONS
         )
-
-
-def _purchase(row: dict[str, Any]) -> wire.Purchase:
-    lines = zip(row["skus"], row["quantities"], row["prices"], row["seqs"], strict=True)
-    return wire.Purchase(
-        row["id"],
-        row["sale_id"],
-        row["state"],
-        row["version"],
-        row["generation"],
-        row["deadline"],
-        tuple(wire.BoughtLine(*line) for line in lines),
-        row["total_minor"],
-        row["currency"],
-        row["history"],
-        row["payments"],
-    )

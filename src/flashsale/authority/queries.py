@@ -89,6 +89,24 @@ CANCEL = "SELECT cancel_purchase($1, $2) AS refused"
 START_PAYMENT = "SELECT start_payment($1, $2, $3, $4) AS refused"
 
 
+def purchase(row: Row) -> wire.Purchase:
+    """A row of purchase_document."""
+    lines = zip(row["skus"], row["quantities"], row["prices"], row["seqs"], strict=True)
+    return wire.Purchase(
+        row["id"],
+        row["sale_id"],
+        row["state"],
+        row["version"],
+        row["generation"],
+        row["deadline"],
+        tuple(wire.BoughtLine(*line) for line in lines),
+        row["total_minor"],
+        row["currency"],
+        row["history"],
+        row["payments"],
+    )
+
+
 def sales(rows: Rows) -> list[wire.Sale]:
     """What SALES found."""
     return [
