@@ -15,7 +15,20 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks.backend import accept, drain, fsync, held, memory, million, overload, refusals, sellout, steady
+from benchmarks.backend import (
+    accept,
+    drain,
+    edges,
+    fsync,
+    held,
+    memory,
+    million,
+    overload,
+    refusals,
+    sellout,
+    steady,
+    telling,
+)
 from benchmarks.backend.attempts import Names
 from benchmarks.backend.field import Field
 from benchmarks.backend.report import Section, whole
@@ -34,7 +47,9 @@ PARTS = {
     },
     EDGE.name: {
         "memory": memory,
+        "edges": edges,
         "accept": accept,
+        "telling": telling,
         "steady": steady,
         "drain": drain,
     },

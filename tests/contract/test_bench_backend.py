@@ -21,6 +21,7 @@ from benchmarks.backend import (
     refusals,
     sellout,
     steady,
+    telling,
 )
 from benchmarks.backend.attempts import Attempts, Names, body
 from benchmarks.backend.field import OFF, Field
@@ -192,6 +193,15 @@ async def test_what_comes_in_an_open_loop_is_decided(field: Field) -> None:
     said = await steady.measure(field, steady.Effort(1, 0.5, 1))
     assert is_told(said)
     assert all(point["rate"] > 0 for points in said.raw["rounds"] for point in points)
+
+
+async def test_a_verdict_is_followed_to_its_buyer(field: Field) -> None:
+    said = await telling.measure(field, telling.Effort(1, 5))
+    assert is_told(said)
+    (found,) = said.raw["rounds"]
+    assert len(found["told_ms"]) == 5
+    assert all(0 < told < whole for told, whole in zip(found["told_ms"], found["whole_ms"], strict=True))
+    assert (await field.shop.books(telling.SKU)).held == 5
 
 
 async def test_an_edge_is_weighed_alone_and_with_who_waits(field: Field) -> None:

@@ -95,12 +95,14 @@ BENCHES: tuple[Bench, ...] = (
                 "the backend that queues",
                 "Parts, which together take about a quarter of an hour:\n\n"
                 "  memory    of an edge, and of a thousand open long-polls and streams\n"
+                "  edges     gunicorn's gevent workers and ours, each answering a constant\n"
                 "  accept    202 after the broker's confirm while nobody decides, beside the same edge answering a constant, and beside\n"
                 "            what others would build\n"
+                "  telling   from PostgreSQL's verdict to the buyer who waits for it, while nobody else is there\n"
                 "  steady    the highest rate that edge, broker, worker and PostgreSQL keep up with on the same cores; open loop\n"
                 "  drain     20,000 queued attempts, decided while the edge is idle\n\n"
                 "An attempt that was accepted and is not decided in the end ends the run.",
-                ("memory", "accept", "steady", "drain"),
+                ("memory", "edges", "accept", "telling", "steady", "drain"),
             ),
         ),
         programs=("wrk", "strace"),
