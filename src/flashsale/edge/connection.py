@@ -73,7 +73,9 @@ class Connection:
         port = self._port
         if port.is_closing:
             self.end()
-        if not self._unread:
+        if self._unread:
+            gevent.sleep(0)  # whoever has sent much gets one answer in each turn, as everybody
+        else:
             self.idle_since = port.now
             self._unread = self._receive()
         self.idle_since = None

@@ -51,6 +51,25 @@ class Edge:
         self._orders.append(what)
         until(lambda: what not in self._orders)
 
+    @contextlib.contextmanager
+    def standing_still(self, then: Callable[[Port], object] = lambda _: None) -> Iterator[None]:
+        """Inside, what clients say stays in their sockets; ``then`` is the first thing that is done about it."""
+        has_stopped, may_go_on = threading.Event(), threading.Event()
+
+        def stand(port: Port) -> None:
+            has_stopped.set()
+            assert may_go_on.wait(PATIENCE_SECONDS)
+            then(port)
+
+        ordering = threading.Thread(target=self.order, args=[stand])
+        ordering.start()
+        assert has_stopped.wait(PATIENCE_SECONDS)
+        try:
+            yield
+        finally:
+            may_go_on.set()
+            ordering.join(PATIENCE_SECONDS)
+
     def is_alone(self) -> bool:
         """Is nobody connected?"""
         counts: list[int] = []
@@ -481,21 +500,23 @@ def test_a_stop_ends_who_is_idle_and_answers_who_is_not(edge: Edge) -> None:
 def test_what_was_said_before_the_stop_is_answered(edge: Edge) -> None:
     with edge.client(get("/a")) as client:
         one(client)
-        said = threading.Event()
-        deaf = threading.Event()
-
-        def close(port: Port) -> None:
-            deaf.set()
-            assert said.wait(PATIENCE_SECONDS)  # the loop stands still, so what is said lies in the socket
-            port.close()
-
-        telling = threading.Thread(target=lambda: edge.order(close))
-        telling.start()
-        assert deaf.wait(PATIENCE_SECONDS)
-        client.sendall(get("/b"))
-        said.set()
-        telling.join(PATIENCE_SECONDS)
+        with edge.standing_still(then=Port.close):
+            client.sendall(get("/b"))
         assert b"'/b'" in rest(client)
+
+
+def test_who_sends_much_at_once_does_not_keep_the_others_waiting(edge: Edge) -> None:
+    # one on either side, since nobody says in which order a loop looks at its sockets
+    with edge.client(get("/a")) as left, edge.client(get("/a")) as greedy, edge.client(get("/a")) as right:
+        for client in (left, greedy, right):
+            one(client)
+        with edge.standing_still():
+            left.sendall(get("/left"))
+            greedy.sendall(get("/greedy") * 200)
+            right.sendall(get("/right"))
+        for client in (left, right, *[greedy] * 200):
+            one(client)
+    assert max(edge.begun.index(path) for path in ("/left", "/right")) < 100
 
 
 def test_who_was_let_in_at_the_last_moment_is_not_kept(edge: Edge) -> None:
