@@ -182,3 +182,9 @@ def test_prefer_wait(prefer: str | None, seconds: float) -> None:
 
 def test_timestamps_are_utc_with_milliseconds() -> None:
     assert wire.timestamp(datetime(2026, 1, 2, 3, 4, 5, 6789, tzinfo=UTC)) == "2026-01-02T03:04:05.006Z"
+
+
+def test_what_is_queued_says_so_and_where_to_ask() -> None:
+    purchase = uuid.uuid4()
+    body = wire.queued_body(purchase, "AZaz09-_")
+    assert json.loads(body) == {"id": str(purchase), "state": "QUEUED", "receipt": "AZaz09-_"}
