@@ -157,13 +157,14 @@ async def test_a_stop_answers_who_asks_sees_off_who_watches_and_leaves_who_says_
         assert await place.front.stop() == 0
 
 
-# gunicorn with our worker, and a request that is never answered.
+# gunicorn with our worker, and requests that are not answered until a file is there.
 STUBBORN = """
 from gevent import monkey
 
 monkey.patch_all()
 
 import os
+from pathlib import Path
 
 import gevent
 from gunicorn.app.base import BaseApplication
@@ -173,16 +174,19 @@ from flashsale.edge.message import Site
 from flashsale.lane.answer import Answer
 
 GRACE_SECONDS = 600
-worker.SPARE_SECONDS = GRACE_SECONDS - 1
+LET = Path(__file__).with_name("let")
+worker.SPARE_SECONDS = int(os.environ["SPARE_SECONDS"])
 
 
 class Service:
     def __init__(self):
-        self.sites = Site(self.never, self.refuse, 64), Site(self.ready, self.refuse, 64)
+        self.sites = Site(self.wait, self.refuse, 64), Site(self.ready, self.refuse, 64)
 
-    def never(self, request):
+    def wait(self, request):
         print("asked", flush=True)
-        gevent.sleep(GRACE_SECONDS)
+        while not LET.exists():
+            gevent.sleep(0.05)
+        return self.refuse(200, "let")
 
     def ready(self, request):
         return self.refuse(200, "ready")
@@ -212,9 +216,13 @@ Stubborn().run()
 """
 
 
-async def test_a_worker_ends_what_does_not_end_before_its_master_would(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_let", [True, False])
+async def test_a_worker_answers_what_it_was_asked_or_ends_it_before_its_master_would(
+    tmp_path: Path, *, is_let: bool
+) -> None:
     (tmp_path / "stubborn.py").write_text(STUBBORN)
-    front = Process("gevent_rabbit", {"PYTHONPATH": f"{tmp_path}:{REPOSITORY / 'src'}"})
+    spare_s = "0" if is_let else "599"  # of a grace time of 600
+    front = Process("gevent_rabbit", {"PYTHONPATH": f"{tmp_path}:{REPOSITORY / 'src'}", "SPARE_SECONDS": spare_s})
     front.module = "stubborn"
     try:
         await front.start()
@@ -222,10 +230,15 @@ async def test_a_worker_ends_what_does_not_end_before_its_master_would(tmp_path:
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         await logs(front, "asked", 1)
         front.send(signal.SIGTERM)
+        await logs(front, "stopping", 1)
+        if is_let:
+            async with aiohttp.ClientSession() as session:
+                assert await front.is_ready(session)  # the host may look as long as there is something to see
+            (tmp_path / "let").touch()
         async with asyncio.timeout(PATIENCE_SECONDS):
-            assert await reader.read() == b""
+            heard = await reader.read()
         writer.close()
+        assert heard.endswith(b"\r\nConnection: close\r\n\r\nlet") if is_let else not heard
         await logs(front, "closed", 1)
-        assert "stopping" in front.log.read_text()
     finally:
         assert await front.stop() == 0
