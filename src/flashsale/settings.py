@@ -20,6 +20,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PREFIXES = ("FLASH_", balancer.PREFIX)
 FOREIGN_PREFIX = "FLASH_TEST_"  # the test run hands service addresses to pytest under it
 JWT_SECRET_CHARS_MIN = 32  # HS256 wants a key no shorter than its 256-bit digest
+SECRET = rf"\S{{{JWT_SECRET_CHARS_MIN},1024}}"
+RECEIPT_KEYS_MAX = 8  # a day's receipts need one or two
 ASYNCIO_REDIS, GEVENT_RABBIT, MIXED = "asyncio_redis", "gevent_rabbit", "mixed"
 # The servers that shoppers may be sent to, by what the choice is called.
 BACKENDS = {
@@ -120,8 +122,10 @@ TABLE: tuple[Setting, ...] = (
     Setting("instance", 0, _integer(0, 999), "which of its role's processes this is; set by the launcher"),
     Setting("auth", "jwt", _one_of("jwt", "off"),
             "jwt = bearer tokens; off = the Buyer-Id header is believed, loopback only"),
-    Setting("jwt_secret", "", _matching(rf"\S{{{JWT_SECRET_CHARS_MIN},1024}}", f"at least {JWT_SECRET_CHARS_MIN} characters without spaces"),
-            "signs and checks bearer tokens (HS256); the launcher makes one if none is given", secret=True),
+    Setting("jwt_secret", "", _matching(SECRET, f"at least {JWT_SECRET_CHARS_MIN} characters without spaces"),
+            "signs and checks bearer tokens (HS256) and receipts; the launcher makes one if none is given", secret=True),
+    Setting("receipt_keys", "", _matching(f"{SECRET}( {SECRET}){{0,{RECEIPT_KEYS_MAX - 1}}}", f"1 to {RECEIPT_KEYS_MAX} such secrets, a space between them"),
+            "secrets whose receipts are honoured beside FLASH_JWT_SECRET's: the next one until every server knows it, the last one for a day", secret=True),
     Setting("postgres_url", "", _url("postgresql", "postgres"), "a PostgreSQL to use instead of a private one", secret=True),
     Setting("redis_url", "", _url("redis", "rediss"), "a Redis to use instead of a private one", secret=True),
     Setting("rabbitmq_url", "", _url("amqp", "amqps"), "a RabbitMQ to use instead of a private one", secret=True),
@@ -194,6 +198,7 @@ class Settings:
     instance: int
     auth: str
     jwt_secret: str = field(repr=False)
+    receipt_keys: str = field(repr=False)
     postgres_url: str = field(repr=False)
     redis_url: str = field(repr=False)
     rabbitmq_url: str = field(repr=False)
@@ -283,6 +288,11 @@ class Settings:
         if not setting.secret or not value:
             return value
         return mask_url(value) if setting.name.endswith("_url") else "***"
+
+    @property
+    def receipt_secrets(self) -> list[str]:
+        """The secrets in ``receipt_keys``."""
+        return self.receipt_keys.split()
 
     @property
     def gateway_urls(self) -> dict[str, str]:

@@ -5,6 +5,7 @@ import base64
 from flashsale.queued import topology
 from tests.queued_shop import Shopper, shop_on
 from tests.queues import broker, ready_messages
+from tests.servers import JWT_SECRET
 from tests.stages import staged
 
 
@@ -52,6 +53,25 @@ async def test_a_receipt_given_to_the_other_backend_is_decided_there_and_not_aga
         assert (await ana.buy(edge, Receipt=receipt)).status == 200
         assert await shop.available("a") == 1
         assert await ready_messages(topology.queue_of(shop.own("a"))) == 0
+
+
+async def test_a_receipt_outlives_the_secret_that_signed_it(template: str, redis_url: str) -> None:
+    async with staged(template, redis_url, queued_servers=1, workers=0) as stage:
+        shop = shop_on(stage)
+        await shop.open("s", {"a": 1}, 2)
+        await stage.gate_opens(shop.own("s"))
+        (edge,), (direct,) = stage.urls_of("gevent_rabbit"), stage.urls_of("asyncio_redis")
+        ana = Shopper(shop, "ana")
+        receipt = (await ana.buy(edge)).receipt
+        for server in stage.servers:
+            await server.restart(FLASH_JWT_SECRET="another-secret-of-the-tests-and-long-enough")
+            assert (await ana.look(server.url, Receipt=receipt)).body["verdict"] == "malformed"
+            await server.restart(FLASH_RECEIPT_KEYS=JWT_SECRET)
+            assert (await ana.look(server.url, Receipt=receipt)).body["state"] == "QUEUED"
+        again = await ana.buy(edge, Receipt=receipt)
+        assert again.receipt != receipt
+        assert (await ana.buy(direct, Receipt=again.receipt)).body["state"] == "HELD"
+        assert (await ana.look(edge, Receipt=receipt)).body["state"] == "HELD"
 
 
 async def test_a_receipt_brings_back_what_the_broker_lost(template: str, redis_url: str) -> None:

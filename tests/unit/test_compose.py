@@ -198,7 +198,9 @@ def test_only_the_balancer_has_the_balancers_settings() -> None:
 @pytest.mark.parametrize("name", OURS)
 def test_a_process_gets_the_secrets_and_addresses_that_the_launcher_gives_it(name: str, tmp_path: Path) -> None:
     # The launcher's own environments are the law; only the names are compared, and as whom PostgreSQL is entered.
-    settings = Settings.load({"FLASH_HOME": str(tmp_path), "FLASH_JWT_SECRET": "x" * 32})
+    settings = Settings.load(
+        {"FLASH_HOME": str(tmp_path), "FLASH_JWT_SECRET": "x" * 32, "FLASH_RECEIPT_KEYS": "y" * 32}
+    )
     role_url = "postgresql://a:b@h/d"
     urls = Urls("", "postgresql://h/d", role_url, role_url, role_url, "redis://h", "amqp://h")
     if name in ONE_SHOTS:

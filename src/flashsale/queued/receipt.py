@@ -20,6 +20,7 @@ from flashsale.contract.verdict import Verdict
 RECEIPT_SECONDS = 24 * 3600
 
 _LAYOUT = struct.Struct(">B4s16s16s16sQ")  # version, key id, rid, purchase, fingerprint, expiry in Unix seconds
+_KEY_ID = slice(1, 5)
 _VERSION = 1
 _MAC_BYTES = 32
 _CHARS = len(base64.urlsafe_b64encode(bytes(_LAYOUT.size + _MAC_BYTES)).rstrip(b"="))
@@ -35,20 +36,25 @@ class Receipt(NamedTuple):
 
 
 class Receipts:
-    """Issues and checks receipts under a key of its own, derived from the secret that signs tokens."""
+    """Issues and checks receipts under keys of their own, derived from the secrets that sign tokens.
 
-    def __init__(self, secret: str) -> None:
+    The first secret's key signs; those of the ``others`` are honoured. A receipt names its key, so a secret may be replaced in
+    the middle of a sale: by being one of the others first, until every process knows it, and the old one afterwards.
+    """
+
+    def __init__(self, secret: str, *others: str) -> None:
         if not secret:
             raise ValueError("FLASH_JWT_SECRET is empty; `./flash up` makes one, or set at least 32 characters")
         # derived, so that no receipt can be passed off as a token, nor a token as a receipt
-        self._key = hmac.digest(secret.encode(), b"flashsale receipt v1", "sha256")
-        self._key_id = hashlib.sha256(self._key).digest()[:4]
+        keys = [hmac.digest(each.encode(), b"flashsale receipt v1", "sha256") for each in (secret, *others)]
+        self._keys = {hashlib.sha256(key).digest()[:4]: key for key in keys}
+        self._key_id = next(iter(self._keys))
 
     def issue(self, rid: uuid.UUID, purchase: uuid.UUID, fingerprint: bytes, buyer: str, now_s: float) -> str:
         """A receipt for an attempt accepted at ``now_s`` (Unix seconds)."""
         expires_s = int(now_s) + RECEIPT_SECONDS
         said = _LAYOUT.pack(_VERSION, self._key_id, rid.bytes, purchase.bytes, fingerprint, expires_s)
-        return base64.urlsafe_b64encode(said + self._mac(said, buyer)).rstrip(b"=").decode()
+        return base64.urlsafe_b64encode(said + _mac(self._keys[self._key_id], said, buyer)).rstrip(b"=").decode()
 
     def read(self, text: str, buyer: str, purchase: uuid.UUID, now_s: float) -> Receipt:
         """What a receipt of this buyer for this purchase says. Raises ``wire.Refusal`` (malformed) for any other."""
@@ -57,14 +63,16 @@ class Receipts:
         except ValueError:
             raw = b""
         said, mac = raw[: _LAYOUT.size], raw[_LAYOUT.size :]
-        if len(text) != _CHARS or not hmac.compare_digest(mac, self._mac(said, buyer)):
+        key = self._keys.get(said[_KEY_ID])
+        if key is None or len(text) != _CHARS or not hmac.compare_digest(mac, _mac(key, said, buyer)):
             raise wire.Refusal(Verdict.MALFORMED, f"the {wire.RECEIPT_HEADER} is not one of yours, or not whole")
-        version, key_id, rid, purchase_bytes, fingerprint, expires_s = _LAYOUT.unpack(said)
-        if (version, key_id, purchase_bytes) != (_VERSION, self._key_id, purchase.bytes):
+        version, _, rid, purchase_bytes, fingerprint, expires_s = _LAYOUT.unpack(said)
+        if (version, purchase_bytes) != (_VERSION, purchase.bytes):
             raise wire.Refusal(Verdict.MALFORMED, f"the {wire.RECEIPT_HEADER} is of another purchase")
         if now_s > expires_s:
             raise wire.Refusal(Verdict.MALFORMED, f"the {wire.RECEIPT_HEADER} has expired; send the key without it")
         return Receipt(uuid.UUID(bytes=rid), purchase, fingerprint, expires_s)
 
-    def _mac(self, said: bytes, buyer: str) -> bytes:
-        return hmac.digest(self._key, said + buyer.encode(), "sha256")
+
+def _mac(key: bytes, said: bytes, buyer: str) -> bytes:
+    return hmac.digest(key, said + buyer.encode(), "sha256")

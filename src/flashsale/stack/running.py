@@ -218,6 +218,8 @@ def role_environment(role: Role, settings: Settings, urls: Urls) -> dict[str, st
     # A role that needs no service is a stranger (the gateway), and the auditor asks nobody in a buyer's name: neither gets it.
     if role.needs and role.database is DatabaseRole.APP:
         environment["FLASH_JWT_SECRET"] = jwt_secret(settings)
+    if role.serves and settings.receipt_keys:
+        environment["FLASH_RECEIPT_KEYS"] = settings.receipt_keys
     if "postgres" in role.needs:
         environment["FLASH_POSTGRES_URL"] = urls.postgres(role.database)
     if "redis" in role.needs:

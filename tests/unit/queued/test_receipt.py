@@ -55,6 +55,35 @@ def test_what_is_no_receipt_is_malformed(text: str) -> None:
         read(text)
 
 
+def test_the_first_secret_signs_and_the_others_are_honoured() -> None:
+    old, new, other = "o" * 32, "n" * 32, "x" * 32
+
+    def issued(*secrets: str) -> str:
+        return Receipts(*secrets).issue(RID, PURCHASE, PRINT, "ana", NOW)
+
+    def honoured(text: str, *secrets: str) -> bool:
+        try:
+            return Receipts(*secrets).read(text, "ana", PURCHASE, NOW).rid == RID
+        except Refusal:
+            return False
+
+    # before, while some processes sign with the one and some with the other, and after
+    assert all(honoured(issued(*by), *to) for by in [(old, new), (new, old)] for to in [(old, new), (new, old)])
+    assert honoured(issued(old), new, other, old)
+    assert not honoured(issued(old), new)
+    assert not honoured(issued(new, old), old)
+    with pytest.raises(Refusal, match="not one of yours"):
+        Receipts(new, old).read(issued(old), "ben", PURCHASE, NOW)
+
+
+def test_no_key_may_be_passed_off_as_another() -> None:
+    old, new = Receipts("o" * 32), Receipts("n" * 32, "o" * 32)
+    forged = bytearray(base64.urlsafe_b64decode(old.issue(RID, PURCHASE, PRINT, "ana", NOW)))
+    forged[1:5] = base64.urlsafe_b64decode(new.issue(RID, PURCHASE, PRINT, "ana", NOW))[1:5]
+    with pytest.raises(Refusal, match="not one of yours"):
+        new.read(base64.urlsafe_b64encode(forged).decode(), "ana", PURCHASE, NOW)
+
+
 def test_no_secret_no_receipts() -> None:
     with pytest.raises(ValueError, match="FLASH_JWT_SECRET"):
         Receipts("")

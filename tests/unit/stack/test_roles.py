@@ -106,6 +106,14 @@ def test_what_a_process_is_told_it_can_load(settings: Settings) -> None:
         assert loaded.batch_max == 64
 
 
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_whoever_reads_receipts_learns_every_secret_that_may_have_signed_them(role: Role, settings: Settings) -> None:
+    assert "FLASH_RECEIPT_KEYS" not in role_environment(role, settings, URLS)
+    rotated = replace(settings, receipt_keys=f"{'x' * 32} {'y' * 32}")
+    secrets = Settings.load(role_environment(role, rotated, URLS)).receipt_secrets
+    assert secrets == (["x" * 32, "y" * 32] if role.serves else [])
+
+
 def test_the_callers_environment_is_not_handed_on(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLOUD_SECRET", "hunter2")
     assert "CLOUD_SECRET" not in role_environment(ROLES[0], settings, URLS)

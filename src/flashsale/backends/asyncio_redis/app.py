@@ -95,7 +95,7 @@ async def _serve(settings: Settings, stopping: asyncio.Event, authorities: _Auth
     lag = asyncio.create_task(metrics.sample_lag())
 
     app = web.Application(middlewares=[problems], client_max_size=wire.BODY_BYTES_MAX)
-    receipts = Receipts(settings.jwt_secret)
+    receipts = Receipts(settings.jwt_secret, *settings.receipt_secrets)
     identify = identify_by(settings.auth, settings.jwt_secret)
     routes = Routes(checkout, authority, watch, receipts, identify, stream=stream)
     routes.add_to(app)

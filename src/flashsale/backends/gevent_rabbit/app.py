@@ -51,7 +51,7 @@ class Front:
 
     def __init__(self, settings: Settings) -> None:
         self.is_stopping = False
-        receipts = Receipts(settings.jwt_secret)
+        receipts = Receipts(settings.jwt_secret, *settings.receipt_secrets)
         self._authority = GreenAuthority(settings.postgres_url, AUTHORITY_CONNECTIONS)
         claim = topology.claim_of(settings.postgres_url)
         self._dispatcher = Dispatcher(settings.rabbitmq_url, claim, settings.in_flight_max)
