@@ -199,7 +199,12 @@ class Shard:
         underlay.on_consumer_cancel_callbacks.add(self._ended)
         tap.take(underlay.number, self._arrive)
         queue = await self._channel.get_queue(self._queue, ensure=False)
-        await queue.consume(_hear_nothing)  # the driver has no part in what comes of it
+        try:
+            # the driver has no part in what comes of it
+            await queue.consume(_hear_nothing, timeout=CONNECT_SECONDS)
+        except TimeoutError as error:
+            # a queue without a leader is silent, and so would be its worker, for ever
+            raise SessionLost(f"the broker does not let anybody consume {self._queue}") from error
         while True:
             await self._decide(await self._collect())
 

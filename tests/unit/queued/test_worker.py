@@ -4,7 +4,7 @@ import asyncio
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 from pamqp.commands import Basic
@@ -15,10 +15,11 @@ from flashsale.contract.verdict import Verdict
 from flashsale.contract.wire import Cart, Line, Purchase, purchase_id
 from flashsale.queued import metrics, topology
 from flashsale.queued import worker as queued_worker
-from flashsale.queued.deliveries import Delivery
+from flashsale.queued.deliveries import Delivery, Tap
 from flashsale.queued.message import QUEUED_SECONDS_MAX, Message, encode, queued_at
 from flashsale.queued.teller import Teller
 from flashsale.queued.worker import SessionLost, Shard, Worker, lasting
+from tests.patience import PATIENCE_SECONDS
 
 KEY = "0123456789abcdef"
 SOON = datetime(2030, 1, 1, tzinfo=UTC)
@@ -76,6 +77,35 @@ async def test_only_an_unpaid_hold_is_paid() -> None:
     books = Books()
     await worker(books).decide([attempt("ana", pay_now="card"), attempt("ben"), attempt("paid", pay_now="card")])
     assert books.__dict__["asked"] == [(purchase_id("ana", KEY), "ana", KEY, "card")]
+
+
+class Silent:
+    """A channel, and a queue that has no leader: what asks to consume from it is never answered."""
+
+    number = 1
+    close_callbacks: ClassVar[set[object]] = set()
+    on_consumer_cancel_callbacks: ClassVar[set[object]] = set()
+
+    async def set_qos(self, **_: int) -> None:
+        pass
+
+    async def get_underlay_channel(self) -> "Silent":
+        return self
+
+    async def get_queue(self, _: str, **__: bool) -> "Silent":
+        return self
+
+    async def consume(self, _: object, timeout: float | None = None) -> None:  # noqa: ASYNC109 - the driver's own
+        async with asyncio.timeout(timeout):
+            await asyncio.Event().wait()
+
+
+async def test_a_queue_that_nobody_may_consume_ends_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flashsale.queued.worker.CONNECT_SECONDS", 0.01)
+    shard = Shard(worker(Books()), cast("Any", Silent()), "checkout.0", Teller())
+    with pytest.raises(SessionLost, match=r"checkout\.0"):
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await shard.run(Tap(asyncio.Protocol()))
 
 
 async def test_a_task_that_the_driver_cancels_ends_its_session() -> None:
