@@ -111,7 +111,7 @@ class Scene:
     def process(self, role: str, **settings: str) -> Process:
         """A process of the product on this scene's stores, ended with it."""
         process = Process(role, self._settings | settings)
-        self._stack.push_async_callback(_end, process)
+        self._stack.push_async_callback(end, process)
         return process
 
     async def reconnect(self) -> None:
@@ -293,7 +293,8 @@ class Scene:
         )
 
 
-async def _end(process: Process) -> None:
+async def end(process: Process) -> None:
+    """Stop a process if it was ever started, also one that stands."""
     if process.child is None:
         return
     if process.child.returncode is None:

@@ -12,9 +12,9 @@ from tests.databases import given
 
 
 @contextlib.asynccontextmanager
-async def broker(*, confirms: bool = True) -> AsyncIterator[AbstractChannel]:
-    """A channel of the test's own."""
-    connection = await aio_pika.connect(given("FLASH_TEST_RABBITMQ_URL"))
+async def broker(url: str = "", *, confirms: bool = True) -> AsyncIterator[AbstractChannel]:
+    """A channel of the test's own, to the test run's broker or to another."""
+    connection = await aio_pika.connect(url or given("FLASH_TEST_RABBITMQ_URL"))
     async with connection:
         yield await connection.channel(publisher_confirms=confirms)
 
@@ -26,9 +26,9 @@ async def drop_queues() -> None:
             await channel.queue_delete(queue.name)
 
 
-async def ready_messages(queue: str) -> int:
+async def ready_messages(queue: str, url: str = "") -> int:
     """How many messages wait in it, those in a worker's hand not counted."""
-    async with broker() as channel:
+    async with broker(url) as channel:
         declared = await channel.declare_queue(queue, passive=True)
         return declared.declaration_result.message_count or 0
 

@@ -17,10 +17,13 @@ PAUSE_SECONDS = 0.1
 _SHOP = (wire.PURCHASES_PATH, wire.SALES_PATH, wire.STOCK_PATH)  # operations' 503 are states, and no refusals
 
 
-def patient_session() -> aiohttp.ClientSession:
-    """A session without a limit of connections, whose requests to the shop are sent again while the answer is 503."""
+def patient_session(*, force_close: bool = False) -> aiohttp.ClientSession:
+    """A session without a limit of connections, whose requests to the shop are sent again while the answer is 503.
+
+    ``force_close``: with a connection for each request, for who talks to servers that die.
+    """
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),
+        connector=aiohttp.TCPConnector(limit=0, force_close=force_close),
         timeout=aiohttp.ClientTimeout(total=2 * PATIENCE_SECONDS),
         middlewares=(_TryLater(),),
     )

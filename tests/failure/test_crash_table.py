@@ -5,7 +5,6 @@ strangers buy every unit that is left, and the audit is clean. ``CONTROLS`` take
 must fail: a test that passes without its repair proves nothing. Those of A10 to A12 stand with their rows.
 """
 
-import ast
 import asyncio
 import contextlib
 import json
@@ -34,6 +33,7 @@ from tests.databases import Database, given
 from tests.failure.test_gate_accidents import OwnRedis
 from tests.postgres import OwnPostgres
 from tests.proxy import Proxy, proxied
+from tests.rows import Row, missing_tests, unused_points
 
 HERE, PAYMENTS, GATE = (
     "tests/failure/test_" + name for name in ("crash_table.py", "payments_crashes.py", "gate_accidents.py")
@@ -42,15 +42,8 @@ HERE, PAYMENTS, GATE = (
 
 pytestmark = pytest.mark.timeout(300)  # of hangs: processes start two or three times in each
 KEYS = 1_000
+QUEUED = ("gevent_rabbit.", "checkout.")
 WITHOUT_REPAIR_SECONDS = 4.0  # for what takes a tenth of one; on a slow machine a control may pass for the wrong reason
-
-
-class Row(NamedTuple):
-    """A moment, who puts right what is left of it, and the tests that it happens in."""
-
-    moment: str
-    repair: str
-    tests: tuple[str, ...]
 
 
 TABLE = MappingProxyType(
@@ -144,15 +137,9 @@ TABLE = MappingProxyType(
 
 def test_the_table_is_whole_and_its_tests_exist() -> None:
     assert list(TABLE) == [f"A{number}" for number in range(1, 13)]
-    files: dict[str, str] = {}
-    for row in TABLE.values():
-        for test in row.tests:
-            file, _, name = test.partition("::")
-            files[file] = (REPOSITORY / file).read_text("utf-8")
-            assert name in {n.name for n in ast.walk(ast.parse(files[file])) if isinstance(n, ast.AsyncFunctionDef)}, (
-                test
-            )
-    assert [point for point in POINTS if not any(f'"{point}' in text for text in files.values())] == []
+    assert missing_tests(TABLE) == []
+    # those of the queue are the other table's
+    assert unused_points(TABLE, [point for point in POINTS if not point.startswith(QUEUED)]) == []
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import base64
 
 from flashsale.queued import topology
 from tests.queued_shop import Shopper, shop_on
-from tests.queues import broker, ready_messages
+from tests.queues import ready_messages
 from tests.servers import JWT_SECRET
 from tests.stages import staged
 
@@ -72,26 +72,3 @@ async def test_a_receipt_outlives_the_secret_that_signed_it(template: str, redis
         assert again.receipt != receipt
         assert (await ana.buy(direct, Receipt=again.receipt)).body["state"] == "HELD"
         assert (await ana.look(edge, Receipt=receipt)).body["state"] == "HELD"
-
-
-async def test_a_receipt_brings_back_what_the_broker_lost(template: str, redis_url: str) -> None:
-    async with staged(template, redis_url, servers=0, queued_servers=1, workers=1) as stage:
-        shop = shop_on(stage)
-        await shop.open("s", {"a": 1}, 2)
-        (worker,) = stage.workers
-        await worker.stop()
-        ana, ben = Shopper(shop, "ana"), Shopper(shop, "ben")
-        receipt = (await ana.buy(stage.urls[0])).receipt
-        refused = (await ben.buy(stage.urls[0])).receipt
-        async with broker() as channel:
-            await (await channel.get_queue(topology.queue_of(shop.own("a")))).purge()
-        assert (await ana.buy(stage.urls[0], Receipt=receipt)).status == 202
-        assert (await ben.buy(stage.urls[0], Receipt=refused)).status == 202
-        await worker.start()
-        assert (await ana.decided(stage.urls[0], receipt)).body["state"] == "HELD"
-        assert (await ben.decided(stage.urls[0], refused)).body["verdict"] == "sold_out"
-        # a refusal of this attempt stays; the key itself is not pinned to it
-        assert (await ben.buy(stage.urls[0], Receipt=refused)).body["verdict"] == "sold_out"
-        assert await shop.cancel("ana", "ana") == "CANCELLED"
-        assert (await ben.buy(stage.urls[0], Prefer="wait=30")).status == 201
-        assert (await ben.look(stage.urls[0], Receipt=refused)).body["state"] == "HELD"

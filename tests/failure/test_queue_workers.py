@@ -92,40 +92,6 @@ async def test_a_killed_front_leaves_its_port_and_every_key_finds_its_answer(tem
         assert held == UNITS == sum(answer.status in {200, 201} for answer in answers)
 
 
-@pytest.mark.slow
-async def test_a_frozen_worker_is_replaced_and_does_no_harm_when_it_thaws(template: str, redis_url: str) -> None:
-    async with staged(template, redis_url, servers=0, queued_servers=1, workers=2) as stage:
-        shop = shop_on(stage)
-        await shop.open("s", {"a": 5}, 1)
-        # the first that connected is the active one of every shard
-        active, _ = stage.workers
-        active.send(signal.SIGSTOP)
-        shoppers = [Shopper(shop, f"b{n}") for n in range(20)]
-        answers = [await shopper.buy(stage.urls[0]) for shopper in shoppers]
-        waiting = [s.decided(stage.urls[0], a.receipt) for s, a in zip(shoppers, answers, strict=True)]
-        verdicts = await asyncio.gather(*waiting)
-        active.send(signal.SIGCONT)
-        assert [verdict.status for verdict in verdicts] == [200] * 5 + [409] * 15
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while not await metric(stage, active.ops_port, "flashsale_checkout_consuming"):
-                await asyncio.sleep(0.1)
-        assert await stage.owner.fetchval("SELECT count(*) FROM flash.ledger WHERE kind = 'hold'") == 5
-        assert await ready_messages(topology.queue_of(shop.own("a"))) == 0
-
-
-async def test_what_is_delivered_again_is_decided_once(template: str, redis_url: str) -> None:
-    async with staged(template, redis_url, servers=0, queued_servers=1) as stage:
-        shop = shop_on(stage)
-        await shop.open("s", {"a": 5}, 2)
-        body = message.encode(attempt(shop, "ana"))
-        await put(topology.queue_of(shop.own("a")), *[body] * 5)
-        await put(topology.queue_of(shop.own("a")), *[body] * 5)
-        ana = Shopper(shop, "ana")
-        assert (await ana.buy(stage.urls[0], Prefer="wait=30")).status == 200
-        assert await shop.available("a") == 4
-        assert await stage.owner.fetchval("SELECT count(*) FROM flash.ledger WHERE kind = 'hold'") == 1
-
-
 async def test_poison_is_set_aside_and_its_neighbours_are_decided(template: str, redis_url: str) -> None:
     async with staged(template, redis_url, servers=0, queued_servers=1) as stage:
         shop = shop_on(stage)

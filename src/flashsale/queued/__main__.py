@@ -7,7 +7,7 @@ import signal
 import structlog
 import uvloop
 
-from flashsale import logs
+from flashsale import crash, logs
 from flashsale.authority.client import Authority, AuthorityUnavailable
 from flashsale.ops import Operations
 from flashsale.queued import metrics, topology
@@ -68,6 +68,7 @@ def main() -> None:
     """Read the settings, then serve."""
     settings = Settings.load(os.environ)
     logs.configure(ROLE, settings.log_level)
+    crash.arm(settings.crash_at)
     uvloop.run(serve(settings))
 
 

@@ -21,6 +21,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMe
 from aio_pika.connection import make_url
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, ChannelPreconditionFailed
 
+from flashsale import crash
 from flashsale.authority.batch import decide
 from flashsale.authority.client import Attempt, Authority, AuthorityUnavailable, BadBatch, Decision
 from flashsale.contract.lifecycle import State
@@ -60,6 +61,8 @@ class Worker:
         # by shard, when the oldest attempt in hand was queued; after a session as it was then, for that is still undecided
         self.oldest: dict[str, float] = {}
         metrics.oldest_age.set_function(self._oldest_age)
+        self._taken = crash.point("checkout.taken")
+        self._decided = crash.point("checkout.decided")
         self.is_consuming = False
 
     async def run(self) -> None:
@@ -107,12 +110,14 @@ class Worker:
 
     async def decide(self, batch: Sequence[message.Message]) -> list[feed.Told]:
         """Decide, start the payments asked for, and say what to tell. Raises ``AuthorityUnavailable``: nothing may be acked."""
+        self._taken()
         attempts = [Attempt(m.rid, m.purchase, m.buyer, m.key, m.cart, queued_until=m.queued_until) for m in batch]
         told = []
         decisions: list[Decision] = []
         # two deliveries of one attempt may share a batch; PostgreSQL answers both from one row
         for start in range(0, len(attempts), self._batch_max):
             decisions += await decide(self._authority, attempts[start : start + self._batch_max], DECIDE_SECONDS)
+        self._decided()
         poisoned = [
             attempt
             for attempt, decision in zip(attempts, decisions, strict=True)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from gevent.event import AsyncResult
 
+from flashsale import crash
 from flashsale.authority.green import AuthorityUnavailable, GreenAuthority
 from flashsale.backends.gevent_rabbit import metrics
 from flashsale.backends.gevent_rabbit.dispatch import Dispatcher, QueueUnavailable
@@ -62,6 +63,8 @@ class Checkout:
         self._flights: dict[uuid.UUID, _Flight] = {}
         metrics.in_flight.set_function(lambda: self._bound.working)
         metrics.in_flight_limit.set_function(lambda: self._bound.limit)
+        self._publishing = crash.point("gevent_rabbit.publishing")
+        self._confirmed = crash.point("gevent_rabbit.confirmed")
 
     def is_full(self) -> bool:
         """Is one attempt more too many?"""
@@ -166,10 +169,12 @@ class Checkout:
     def _decide(self, attempt: Message, *, may_be_known: bool) -> Outcome:
         if may_be_known and (known := self._authority_says(attempt)) is not None:
             return known
+        self._publishing()
         try:
             self._dispatcher.submit(attempt)
         except QueueUnavailable:
             return _refused(Verdict.TRY_LATER)
+        self._confirmed()
         fingerprint = attempt.cart.fingerprint
         receipt = self._receipts.issue(attempt.rid, attempt.purchase, fingerprint, attempt.buyer, time.time())
         return Outcome(Verdict.QUEUED, receipt=receipt)
