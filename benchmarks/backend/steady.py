@@ -30,9 +30,10 @@ CONNECTIONS = 256
 WAIT_SECONDS = 20
 SILENT_SECONDS = 60.0
 LOOK_SECONDS = 0.05
-GROWS_SHARE = 0.02  # of what is due: less is the noise of batches
-LOWEST, HIGHEST = 0.25, 1.1  # of what a closed loop gets decided, in which the rate is sought
-STEPS = 5  # halve the distance so often: to a twentieth of the rate
+GROWS_SHARE, GROWS = 0.02, 10.0  # of what is due, or attempts per second: less is the noise of batches
+HIGHEST = 1.1  # of what a closed loop gets decided: the rate is sought below
+FIRST_OF = 4  # the first is a quarter of it, and of that again until one is kept up with
+STEPS = 5  # from there on the distance is halved: to a twentieth of the rate
 ACCEPTED, HELD, LATER = 202, 201, 503
 
 
@@ -60,10 +61,14 @@ class Point(NamedTuple):
     cpu_us: Mapping[str, float]  # per attempt that was decided, by process
 
     @property
+    def is_sent(self) -> bool:
+        """Was the load as it should be?"""
+        return self.sent_share >= SENT_SHARE and self.lag_p99_ms <= LATE_SECONDS * 1e3
+
+    @property
     def is_kept_up(self) -> bool:
-        """Does nothing grow, and was the load as it should be?"""
-        is_sent = self.sent_share >= SENT_SHARE and self.lag_p99_ms <= LATE_SECONDS * 1e3
-        return is_sent and not self.later and self.growth <= GROWS_SHARE * self.rate
+        """And does nothing grow?"""
+        return self.is_sent and not self.later and self.growth <= max(GROWS_SHARE * self.rate, GROWS)
 
 
 async def measure(field: Field, effort: Effort) -> Section:
@@ -87,19 +92,17 @@ class _Bench(NamedTuple):
 
 
 async def _seek(bench: _Bench, effort: Effort, number: int) -> list[Point]:
-    # Halving: what is kept up with is a floor, what is not a ceiling.
-    guess = await _guess(bench, effort.seconds / 2)
-    low, high, points = LOWEST * guess, HIGHEST * guess, []
+    # What is kept up with is a floor, what is not a ceiling.
+    low, high, points = 0.0, HIGHEST * await _guess(bench, effort.seconds / 2), []
     for step in range(effort.steps + 1):
-        rate = low if step == 0 else (low * high) ** 0.5
+        rate = (low * high) ** 0.5 if low else high / FIRST_OF
         point = await _point(bench, rate, effort.seconds, f"{number}:{step}")
         points.append(point)
         bench.field.say(
             f"steady, round {number + 1}: {rate:,.0f}/s, {'kept up' if point.is_kept_up else 'not kept up'}: grows by"
             f" {point.growth:,.0f}/s, decided p99 {point.decided_ms['p99']:,.0f} ms, {point.later} told 503"
+            f"{'' if point.is_sent else ', the generator was late'}"
         )
-        if not point.is_kept_up and step == 0:
-            break
         low, high = (rate, high) if point.is_kept_up else (low, rate)
     return points
 
@@ -220,7 +223,7 @@ def section(rounds: Sequence[Sequence[Point]], effort: Effort) -> Section:
         [
             (
                 f"Steady: {spread(found)} attempts per second in {effort.rounds} rounds, found by halving {effort.steps} times in open loops of"
-                f" {effort.seconds:g} s; times from the intended send. It grows when those due and undecided become more by {GROWS_SHARE:.0%} of the rate."
+                f" {effort.seconds:g} s; times from the intended send. It grows when those due and undecided become more by {GROWS_SHARE:.0%} of the rate and {GROWS:g}/s."
             ),
             f"Steady: one attempt of {WAITS_ONE_OF} waits for its verdict, which is what decided is measured by; the others leave with their 202.",
         ],

@@ -1,6 +1,6 @@
-"""What the peers that queue share: Flask, and gunicorn in front of it. Imported before all else, since gevent patches the world.
+"""What the peers that queue share: Flask, and gunicorn in front of it with gevent's worker, as in front of ours.
 
-gevent's worker because a confirm is waited for: threads of the gthread worker took the same connections and were slower.
+Imported before all else, since gevent patches the world.
 """
 
 # ruff: noqa: E402 - a lock or a socket that was made before is the system's, and would stop everybody

@@ -76,6 +76,10 @@ def test_times_are_from_due_and_a_late_generator_keeps_up_with_nothing() -> None
     assert found.decided_ms == pytest.approx({"p50": 200, "p95": 200, "p99": 200})
     assert found.cpu_us["checkout"] == pytest.approx(100)
     assert found.is_kept_up
+    assert found._replace(growth=10.0).is_kept_up
+    assert not found._replace(growth=10.1).is_kept_up
+    assert found._replace(rate=1_000, growth=20.0).is_kept_up
+    assert not found._replace(rate=1_000, growth=20.1).is_kept_up
     late = crowd(LEAVING, 0.06, 0.02, steady.ACCEPTED)
     assert not steady.point(100, late, waiting, counts, {}).is_kept_up
     assert not steady.point(100, leaving, crowd([1.0], 0, 0, steady.LATER), counts, {}).is_kept_up
@@ -86,8 +90,8 @@ def test_the_highest_rate_that_was_kept_up_with_is_told() -> None:
     one = steady.point(
         100, crowd(LEAVING, 0, 0.02, steady.ACCEPTED), crowd(WAITING, 0, 0.2, steady.HELD), counts, {"a": 1}
     )
-    points = [one, one._replace(rate=400, growth=9), one._replace(rate=200), one._replace(rate=300, later=1)]
-    said = steady.section([points, [one._replace(growth=9)]], steady.Effort(2, 3.0, 3))
+    points = [one, one._replace(rate=400, growth=11), one._replace(rate=200), one._replace(rate=300, later=1)]
+    said = steady.section([points, [one._replace(growth=11)]], steady.Effort(2, 3.0, 3))
     assert [row[1] for row in said.rows] == ["200", "nothing was kept up with"]
     assert {len(row) for row in said.rows} == {len(said.header)}
 
