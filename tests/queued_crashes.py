@@ -56,6 +56,14 @@ runpy.run_module("flashsale.queued", run_name="__main__")
 }
 
 
+# What a front refuses at once is never queued, and these rows are about the queue.
+QUEUES_ALL = """
+from flashsale.stream import refusals
+
+refusals.Refusals.refuse = lambda *_: None
+"""
+
+
 @dataclass(frozen=True)
 class Lacks:
     """What a control takes from the processes, as Python that they run first, and from the rest at the row's own moment."""
@@ -82,7 +90,7 @@ class Scene:
     def __post_init__(self) -> None:
         self._processes: list[Process] = []
         self.shop = HttpDriver(self.stage.authority, self.stage.owner, self.session, [])
-        self.front = self.process(FRONT, self.lacks.front)
+        self.front = self.process(FRONT, QUEUES_ALL + self.lacks.front)
         self.shop.urls = [self.front.url]
         self._shoppers: dict[str, Shopper] = {}
         self.receipts: dict[str, str] = {}  # the first of each

@@ -241,7 +241,7 @@ async def decides(scene: Scene, worker: Process) -> None:
     """Wait until a worker has a batch behind it, whatever was decided."""
 
     async def has() -> bool:
-        return await metric(scene.stage, worker.ops_port, "flashsale_checkout_batches_total") > 0
+        return await metric(scene.stage, worker.ops_port, "flashsale_checkout_batch_attempts_count") > 0
 
     await scene.repaired(has, "a batch")
 
@@ -613,9 +613,17 @@ MAKES_THE_KEY = """
 import uuid
 
 from flashsale.backends.gevent_rabbit import checkout
+from flashsale.contract.wire import purchase_id
 
 purchase = checkout.Checkout.purchase
-checkout.Checkout.purchase = lambda self, buyer, _, *more, **named: purchase(self, buyer, uuid.uuid4().hex, *more, **named)
+
+
+def keyed(self, _, buyer, __, *more, **named):
+    key = uuid.uuid4().hex
+    return purchase(self, purchase_id(buyer, key), buyer, key, *more, **named)
+
+
+checkout.Checkout.purchase = keyed
 """
 IGNORES_RECEIPTS = """
 from flashsale.backends.gevent_rabbit import checkout
@@ -638,7 +646,7 @@ consume = aio_pika.Queue.consume
 aio_pika.Queue.consume = lambda self, hear, **named: consume(self, hear, no_ack=True, **named)
 
 
-async def acknowledge(self, tags):
+async def acknowledge(self, *_):
     pass
 
 
@@ -653,11 +661,11 @@ connected = worker.Worker._connected
 
 
 @contextlib.asynccontextmanager
-async def shared(self):
+async def shared(self, *tapping):
     if getattr(self, "shared", None) is not None:
         yield self.shared
         return
-    async with connected(self) as self.shared:
+    async with connected(self, *tapping) as self.shared:
         try:
             yield self.shared
         finally:
@@ -691,7 +699,7 @@ async def rejects(self, batch):
         await decide(self, batch)
     except AuthorityUnavailable:
         for arrived in batch:
-            await arrived.reject(requeue=False)
+            await self._reject(arrived.tag)
         raise
 
 
