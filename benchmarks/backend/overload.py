@@ -7,7 +7,6 @@ the server alone on its core; the generator, Redis and PostgreSQL share the othe
 import asyncio
 import itertools
 import random
-import sys
 import time
 from bisect import bisect_left
 from collections import Counter
@@ -15,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.backend import flood
+from benchmarks.backend import flood, peers
 from benchmarks.backend.field import OFF, Field, vain_wish, wish
 from benchmarks.backend.picture import draw
 from benchmarks.backend.report import Bar, Section, middle, span
-from benchmarks.backend.servers import Contestant, Server, running, verdicts
+from benchmarks.backend.servers import Server, running, verdicts
 from benchmarks.backend.shop import PLENTY
 
 SALE, SKU, SHORT = "overload", "overload-plenty", "overload-short"
@@ -31,7 +30,6 @@ OF_ITS_PEAK = 0.9
 LATE_SECONDS, SENT_SHARE = 0.05, 0.95  # a generator that is later, or sends less of what is due, is the limit itself
 SILENT_SECONDS = 60.0
 WARM_SHARE = 0.2  # of a window, after which it is counted
-NOTHING = Contestant("nothing", (sys.executable, "-m", "benchmarks.peers.nothing"))
 HELD, REFUSED, LATER = 201, 409, 503
 
 
@@ -106,7 +104,7 @@ async def measure(field: Field, effort: Effort) -> Section:
 async def points(field: Field, effort: Effort) -> Found:
     """The loads."""
     await field.shop.open_sale(SALE, {SKU: PLENTY, SHORT: 1})
-    async with running(NOTHING, OFF, field.environment, {field.core}) as nothing:
+    async with running(peers.NOTHING, OFF, field.environment, {field.core}) as nothing:
         ceiling = await _capacity(field, nothing, effort)
         field.say(f"overload: the generator sends {ceiling:,.0f}/s to who does nothing")
     rounds: list[list[Point]] = []

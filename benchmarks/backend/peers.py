@@ -17,6 +17,8 @@ PLAIN, NODE = "aiohttp + redis-py", "fastify + auto-pipelining"
 # A young generation that holds what the requests of a moment make, as our own collector is told to come seldom.
 NODE_OPTIONS = ("--max-semi-space-size=64",)
 
+NOTHING = Contestant("nothing", (sys.executable, "-m", "benchmarks.peers.nothing"))
+
 
 def find(home: Path, say: Callable[[str], None]) -> tuple[list[Contestant], list[str]]:
     """The peers that ask Redis and can run here, and a word about each that cannot. Installs under ``home``. Raises ``RuntimeError``."""

@@ -30,6 +30,8 @@ SHORT, GONE = "short", "gone"
 BY_GATE, AT_ONCE = "sold out, by the gate", "sold out, at once"
 TIMES = {peers.NODE: 1.3, peers.PLAIN: 5.0}  # what our rate by the gate should be of theirs
 AT_ONCE_PER_S, P99_MS = 45_000, 4.0
+# What peers did per second, auth off, on the day these two bars were set: a machine's speed drifts, and theirs with it.
+THAT_DAY = {peers.PLAIN: 7_100, peers.NODE: 28_000}
 
 
 class Scenario(NamedTuple):
@@ -64,7 +66,7 @@ FULL, QUICK = Effort(5, 4, 2, AUTHS), Effort(1, 1, 0, (OFF,))
 async def measure(field: Field, effort: Effort) -> Section:
     """Everybody in every round. Raises ``RuntimeError`` at an answer that was not asked for."""
     contestants, left_out = peers.find(field.home, field.say)
-    return section(await against(field, effort, contestants), effort, left_out)
+    return section(await against(field, effort, [peers.NOTHING, *contestants]), effort, left_out)
 
 
 async def against(field: Field, effort: Effort, contestants: Sequence[Contestant]) -> dict[Cell, list[load.Seen]]:
@@ -117,6 +119,8 @@ def section(seen: Mapping[Cell, Sequence[load.Seen]], effort: Effort, left_out: 
                 f"Refusals: {effort.rounds} rounds of {effort.seconds} s, each everybody's turn; closed loop, {load.CONNECTIONS} connections;"
                 f" medians, least and most. The load is {'wrk' if load.has_wrk() else 'our own, for there is no wrk'}."
             ),
+            f"{peers.NOTHING.name} is no peer: it says the same to whatever comes, which is what socket and generator allow at most.",
+            *_drift(seen),
             BUSY_IS,
             *left_out,
         ],
@@ -143,11 +147,23 @@ def _compared(cell: Cell, mine: Sequence[load.Seen], theirs: Sequence[load.Seen]
     return [at_least(TIMES[cell.server], ratios(rates(mine), rates(theirs)), name, beside)]
 
 
+def _drift(seen: Mapping[Cell, Sequence[load.Seen]]) -> list[str]:
+    """What the day's machine is, by those who were measured on the day of the bars."""
+    found = {name: seen.get(Cell(BY_GATE, OFF, name)) for name in THAT_DAY}
+    words = [
+        f"{name} {middle(rates(loads)):,.0f} of {THAT_DAY[name]:,} ({middle(rates(loads)) / THAT_DAY[name]:.2f})"
+        for name, loads in found.items()
+        if loads
+    ]
+    return [f"Per second today, and on the day when bars without a peer were set: {', '.join(words)}."] if words else []
+
+
 def _turns(auths: Sequence[str], contestants: Sequence[Contestant]) -> Iterator[tuple[Scenario, str, Contestant]]:
     for scenario in SCENARIOS:
         for auth in auths:
-            for contestant in (OURS, *(contestants if scenario.has_peers else [])):
-                yield scenario, auth, contestant
+            for contestant in (OURS, *contestants):
+                if scenario.has_peers or contestant in {OURS, peers.NOTHING}:
+                    yield scenario, auth, contestant
 
 
 async def _make_ready(field: Field, servers: Mapping[tuple[Contestant, str], Server]) -> None:

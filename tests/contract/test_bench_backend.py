@@ -25,7 +25,7 @@ from benchmarks.backend import (
 )
 from benchmarks.backend.attempts import Attempts, Names, body
 from benchmarks.backend.field import OFF, Field
-from benchmarks.backend.peers import PLAIN
+from benchmarks.backend.peers import NOTHING, PLAIN
 from benchmarks.backend.picture import draw
 from benchmarks.backend.report import Cell, Section
 from benchmarks.backend.servers import EDGE, OURS, Contestant, running, verdicts
@@ -225,7 +225,7 @@ async def test_an_attempt_that_nobody_decides_ends_the_run(field: Field, monkeyp
 
 async def test_without_wrk_the_load_is_ours(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "has_wrk", lambda: False)
-    async with running(overload.NOTHING, OFF, field.environment, {field.core}) as server:
+    async with running(NOTHING, OFF, field.environment, {field.core}) as server:
         attempts = Attempts([body("a", 1)], None, field.names.prefix())
         one = await load.send(server.url, attempts, 1, {load.SERVER: server.pid})
     assert one.refusals == one.answers > 0
