@@ -26,7 +26,7 @@ import runpy
 
 import gevent
 
-from flashsale.backends.gevent_rabbit import watch
+from flashsale.backends.gevent_rabbit import feed, watch
 from flashsale.queued import link
 
 once = pathlib.Path({once!r})
@@ -46,8 +46,8 @@ runpy.run_module("flashsale.backends.gevent_rabbit", run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("where", ["watch.Watch._poll", "link.Link._keep"])
-async def test_a_front_that_lost_its_poll_or_its_link_ends_and_is_replaced(
+@pytest.mark.parametrize("where", ["watch.Watch._poll", "link.Link._keep", "feed.Feed._run"])
+async def test_a_front_that_lost_its_poll_its_link_or_its_feed_ends_and_is_replaced(
     template: str, redis_url: str, tmp_path: Path, where: str
 ) -> None:
     (tmp_path / "broken_front.py").write_text(BROKEN.format(once=str(tmp_path / "once"), where=where))

@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -10,15 +10,18 @@ from typing import Any
 import gevent
 import pika
 import pytest
+from gevent.event import Event
 
 from flashsale.authority import green
 from flashsale.authority.green import AuthorityUnavailable, GreenAuthority
 from flashsale.backends.gevent_rabbit import dispatch, metrics
 from flashsale.backends.gevent_rabbit.checkout import Checkout
 from flashsale.backends.gevent_rabbit.dispatch import Dispatcher, QueueUnavailable
+from flashsale.backends.gevent_rabbit.routes import Routes
 from flashsale.backends.gevent_rabbit.watch import Watch
 from flashsale.contract.verdict import Verdict
-from flashsale.contract.wire import Cart, Line, purchase_id
+from flashsale.contract.wire import Cart, Line, Refusal, purchase_id
+from flashsale.edge.message import Fields, Request
 from flashsale.queued import topology
 from flashsale.queued.message import QUEUED_SECONDS_MAX, Message
 from flashsale.queued.receipt import Receipts
@@ -57,6 +60,73 @@ def test_an_attempt_is_queued_until_so_late_by_postgresql_s_clock() -> None:
     assert checkout.purchase(purchase_id("ana", KEY), "ana", KEY, CART, is_retry=False).verdict is Verdict.QUEUED
     (attempt,) = taking.taken
     assert timedelta(0) <= attempt.queued_until - FAR - timedelta(seconds=QUEUED_SECONDS_MAX) < timedelta(minutes=1)
+
+
+class Holding(Dispatcher):
+    """Takes everything, and confirms it once it is let."""
+
+    def __init__(self) -> None:
+        self.lets = Event()
+
+    def submit(self, attempt: Message) -> None:
+        assert self.lets.wait(PATIENCE_SECONDS), attempt
+
+
+class SoldOut(Refusals):
+    """Has one word for everybody."""
+
+    def refuse(self, lines: Sequence[Line], purchase: int, now: float) -> Verdict | None:
+        assert (len(lines), purchase > 0, now > 0) == (1, True, True)
+        return Verdict.SOLD_OUT
+
+
+def front(dispatcher: Dispatcher, in_flight_max: int, refusals: Refusals | None = None) -> Checkout:
+    watch, receipts = Watch.__new__(Watch), Receipts("x" * 32)
+    return Checkout(
+        dispatcher, FarAuthority("", 1), watch, receipts, refusals or Refusals(), in_flight_max=in_flight_max
+    )
+
+
+def buys(checkout: Checkout, who: str) -> Verdict:
+    return checkout.purchase(purchase_id(who, KEY), who, KEY, CART, is_retry=False).verdict
+
+
+def test_one_attempt_too_many_is_told_so_until_another_is_confirmed() -> None:
+    holding = Holding()
+    checkout = front(holding, 1)
+    assert not checkout.is_full()
+    buying = gevent.spawn(buys, checkout, "ana")
+    gevent.sleep(0)
+    assert checkout.is_full()
+    assert buys(checkout, "ben") is Verdict.TRY_LATER
+    holding.lets.set()
+    assert buying.get(timeout=PATIENCE_SECONDS) is Verdict.QUEUED
+    assert not checkout.is_full()
+    assert buys(checkout, "ben") is Verdict.QUEUED
+
+
+def test_a_full_front_looks_at_nothing_and_counts_who_came() -> None:
+    routes = Routes.__new__(Routes)
+    routes._checkout = front(Taking(), 0)
+    before = metrics.attempts[Verdict.TRY_LATER]
+    with pytest.raises(Refusal) as refused:  # it has no key, and nobody minds
+        routes.post_purchase(Request("POST", "/purchases", "", Fields({}), b"no json", "127.0.0.1"))
+    assert refused.value.verdict is Verdict.TRY_LATER
+    assert metrics.attempts[Verdict.TRY_LATER] == before + 1
+
+
+def test_what_can_be_refused_at_once_is_unless_the_attempt_is_being_queued() -> None:
+    holding, ana = Holding(), purchase_id("ana", KEY)
+    checkout = front(holding, 9, SoldOut())
+    refused = checkout.refuse(ana, CART)
+    assert refused is not None
+    assert refused.verdict is Verdict.SOLD_OUT
+    buying = gevent.spawn(buys, checkout, "ana")
+    gevent.sleep(0)
+    assert checkout.refuse(ana, CART) is None
+    assert checkout.refuse(purchase_id("ben", KEY), CART) is not None
+    holding.lets.set()
+    assert buying.get(timeout=PATIENCE_SECONDS) is Verdict.QUEUED
 
 
 def test_calls_that_wait_for_postgresql_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

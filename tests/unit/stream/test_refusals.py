@@ -84,6 +84,16 @@ def test_a_purchase_that_was_ever_held_is_asked_for() -> None:
     assert [shop.word(purchase=purchase) for purchase in (1, 2, 3)] == [None, None, GONE]
 
 
+def test_a_cart_of_two_sales_or_of_an_unknown_item_is_asked_for() -> None:
+    # mixed_sales and unknown_sku stand before sold_out, and only the authority says them
+    shop = Shop()
+    shop.settle()
+    shop.refusals.expect({"sale": ("hat",), "other": ("tie",)})
+    assert shop.word("hat") is GONE
+    assert [shop.word("hat", more) for more in ("tie", "nothing")] == [None, None]
+    assert shop.word("nothing") is None
+
+
 def test_a_win_of_any_item_of_the_sale_is_known() -> None:
     # the same key with another body is key_reused, which stands before sold_out
     shop = Shop(hat=Item(holds=[1]), scarf=Item(holds=[7], available=5))
