@@ -16,6 +16,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # whose tables the launcher prints and checks
     "flashsale.settings": {"loadbalancer.config", "flashsale.crash"},
     "flashsale.crash": set(),
+    "flashsale.amqp": set(),
     "flashsale.bound": set(),
     "flashsale.logs": set(),
     "flashsale.counts": set(),  # of metrics, where the library's would cost each request its share
@@ -49,6 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "flashsale.stream": {"flashsale.contract"},
     # the shared half of checkout through a queue; knows no front
     "flashsale.queued": {
+        "flashsale.amqp",
         "flashsale.contract",
         "flashsale.settings",
         "flashsale.counts",
@@ -88,6 +90,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "flashsale.queued",
     },
     "flashsale.upkeep": {
+        "flashsale.amqp",
         "flashsale.contract",
         "flashsale.settings",
         "flashsale.crash",

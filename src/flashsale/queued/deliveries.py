@@ -15,13 +15,13 @@ from aiormq.connection import TCPTransportFactory, TLSTransportFactory, Transpor
 from pamqp.header import ContentHeader
 from yarl import URL
 
-_FRAME = struct.Struct(">BHI")  # type, channel, bytes of payload; one byte more ends the frame
-_METHOD, _HEADER, _BODY = 1, 2, 3
-_DELIVER = struct.pack(">HH", 60, 60)
+from flashsale.amqp import BASIC, BODY, END, FRAME, HEADER, METHOD
+
+_DELIVER = struct.pack(">HH", BASIC, 60)
 _TAG = struct.Struct(">QB")  # behind the consumer's tag: the delivery's, and whether it came again
 _BODY_BYTES = struct.Struct(">Q")
 _BODY_BYTES_AT = 4  # behind class and weight
-_SMALLEST = _FRAME.size + 1
+_SMALLEST = FRAME.size + len(END)
 # A broker that delivers sends no heartbeats, and the driver would take it for dead.
 _HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 HEARTBEAT_SECONDS = 1.0
@@ -60,7 +60,7 @@ class _Channel:
 
     def is_taken(self, kind: int, buffer: bytes, at: int, size: int) -> bool:
         """Is a frame with this payload a delivery's?"""
-        if kind == _METHOD:
+        if kind == METHOD:
             if buffer[at : at + 4] != _DELIVER:
                 return False
             self._tag, bits = _TAG.unpack_from(buffer, at + 5 + buffer[at + 4])
@@ -68,10 +68,10 @@ class _Channel:
             return True
         if not self._is_open:
             return False  # the content of something else
-        if kind == _HEADER:
+        if kind == HEADER:
             self._header = buffer[at : at + size]
             (self._missing,) = _BODY_BYTES.unpack_from(buffer, at + _BODY_BYTES_AT)
-        elif kind == _BODY:
+        elif kind == BODY:
             self._parts.append(buffer[at : at + size])
             self._missing -= size
         if self._missing == 0:
@@ -99,12 +99,12 @@ class Tap(asyncio.Protocol):
         at = passed_on = 0
         end = len(buffer)
         while end - at >= _SMALLEST:
-            kind, number, size = _FRAME.unpack_from(buffer, at)
+            kind, number, size = FRAME.unpack_from(buffer, at)
             after = at + _SMALLEST + size
             if after > end:
                 break
             channel = self._channels.get(number)
-            if channel is not None and channel.is_taken(kind, buffer, at + _FRAME.size, size):
+            if channel is not None and channel.is_taken(kind, buffer, at + FRAME.size, size):
                 if passed_on < at:
                     self._inner.data_received(buffer[passed_on:at])
                 passed_on = after

@@ -6,11 +6,10 @@ attempt's own, so the rest is made once per channel. Where a field's length vari
 
 import struct
 
+from flashsale.amqp import BASIC, BODY, END, FRAME, HEADER, METHOD, framed, short
 from flashsale.queued import topology
 
-_FRAME = struct.Struct(">BHI")  # type, channel, bytes of payload; one byte more ends the frame
-_METHOD, _HEADER, _BODY, _END = 1, 2, 3, b"\xce"
-_PUBLISH = struct.pack(">HHHB", 60, 40, 0, 0)  # basic.publish, to the exchange without a name
+_PUBLISH = struct.pack(">HHHB", BASIC, 40, 0, 0)  # basic.publish, to the exchange without a name
 _MANDATORY = b"\x01"
 _FLAGS = 1 << 13 | 1 << 12 | 1 << 10 | 1 << 7  # headers, delivery mode, correlation id, message id
 _ID_CHARS, _TAG_DIGITS = 36, 19  # a UUID's, and those of the largest tag
@@ -20,16 +19,16 @@ class Frames:
     """Publications on one channel."""
 
     def __init__(self, channel: int, queues: list[str]) -> None:
-        entry = _short(topology.PURCHASE_HEADER) + b"S" + struct.pack(">I", _ID_CHARS)
+        entry = short(topology.PURCHASE_HEADER) + b"S" + struct.pack(">I", _ID_CHARS)
         table = struct.pack(">I", len(entry) + _ID_CHARS) + entry
         self._to_purchase = struct.pack(">H", _FLAGS) + table
         self._to_tag = bytes([topology.PERSISTENT, _TAG_DIGITS])
         self._to_rid = bytes([_ID_CHARS])
-        header = struct.pack(">HH", 60, 0)
+        header = struct.pack(">HH", BASIC, 0)
         size = len(header) + 8 + len(self._to_purchase) + _ID_CHARS + len(self._to_tag) + _TAG_DIGITS + 1 + _ID_CHARS
         self._to_body_size = {
-            queue: _framed(_METHOD, channel, _PUBLISH + _short(queue) + _MANDATORY)
-            + _FRAME.pack(_HEADER, channel, size)
+            queue: framed(METHOD, channel, _PUBLISH + short(queue) + _MANDATORY)
+            + FRAME.pack(HEADER, channel, size)
             + header
             for queue in queues
         }
@@ -48,17 +47,9 @@ class Frames:
                 b"%019d" % tag,
                 self._to_rid,
                 rid.encode(),
-                _END,
-                _FRAME.pack(_BODY, self._channel, len(body)),
+                END,
+                FRAME.pack(BODY, self._channel, len(body)),
                 body,
-                _END,
+                END,
             )
         )
-
-
-def _short(text: str) -> bytes:
-    return bytes([len(text)]) + text.encode()
-
-
-def _framed(kind: int, channel: int, payload: bytes) -> bytes:
-    return _FRAME.pack(kind, channel, len(payload)) + payload + _END

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from aio_pika import DeliveryMode
 from aio_pika.abc import AbstractChannel
 from aiormq import Channel
 from aiormq.abc import ChannelFrame
@@ -18,13 +19,11 @@ from aiormq.exceptions import DeliveryError, PublishError
 from pamqp.commands import Basic
 from pamqp.frame import marshal
 
+from flashsale.amqp import BASIC, BODY, HEADER, framed, short
 from flashsale.payments.queues import BrokerUnavailable, asking
 
-PERSISTENT = 2  # AMQP's word for it
-_FRAME = struct.Struct(">BHI")  # kind, channel, bytes of the payload; one byte more ends the frame
-_HEADER, _BODY, _END = 2, 3, b"\xce"
 _PROPERTIES = struct.Struct(">HHQH")  # class, weight, bytes of the body, which properties follow
-_BASIC, _WHICH = 60, 1 << 15 | 1 << 12 | 1 << 7 | 1 << 5  # content type, delivery mode, message id, type
+_WHICH = 1 << 15 | 1 << 12 | 1 << 7 | 1 << 5  # content type, delivery mode, message id, type
 
 
 class Refused(Exception):  # noqa: N818 - a state of the world, not a fault of the caller
@@ -82,18 +81,18 @@ class Publisher:
     def _frames(self, publication: Publication) -> Iterator[bytes]:
         body, number = publication.body, self._channel.number
         yield _method(self._exchange, publication.topic, number, is_mandatory=publication.is_mandatory)
-        yield _framed(
-            _HEADER,
+        yield framed(
+            HEADER,
             number,
-            _PROPERTIES.pack(_BASIC, 0, len(body), _WHICH)
-            + _short(self._content_type)
-            + bytes([PERSISTENT])
-            + _short(publication.number)
-            + _short(publication.topic),
+            _PROPERTIES.pack(BASIC, 0, len(body), _WHICH)
+            + short(self._content_type)
+            + bytes([DeliveryMode.PERSISTENT])
+            + short(publication.number)
+            + short(publication.topic),
         )
         most = self._channel.max_content_size
         for start in range(0, len(body), most):
-            yield _framed(_BODY, number, body[start : start + most])
+            yield framed(BODY, number, body[start : start + most])
 
 
 def _fate(confirmation: asyncio.Future[object], why: BrokerUnavailable | None) -> Exception | None:
@@ -112,12 +111,3 @@ def _fate(confirmation: asyncio.Future[object], why: BrokerUnavailable | None) -
 @functools.lru_cache(maxsize=256)
 def _method(exchange: str, topic: str, channel: int, *, is_mandatory: bool) -> bytes:
     return marshal(Basic.Publish(exchange=exchange, routing_key=topic, mandatory=is_mandatory), channel)
-
-
-def _framed(kind: int, channel: int, payload: bytes) -> bytes:
-    return _FRAME.pack(kind, channel, len(payload)) + payload + _END
-
-
-def _short(text: str) -> bytes:
-    encoded = text.encode()
-    return bytes([len(encoded)]) + encoded

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from aio_pika import DeliveryMode
 from aiormq.abc import ChannelFrame
 from aiormq.exceptions import DeliveryError, PublishError
 from hypothesis import given
@@ -16,7 +17,7 @@ from pamqp.frame import unmarshal
 from pamqp.header import ContentHeader
 
 from flashsale.payments.queues import BrokerUnavailable
-from flashsale.upkeep.publisher import PERSISTENT, Publication, Publisher, Refused
+from flashsale.upkeep.publisher import Publication, Publisher, Refused
 from tests.patience import PATIENCE_SECONDS
 
 PUBLICATION = Publication("purchase.held", "1-x", b"{}", is_mandatory=False)
@@ -76,7 +77,7 @@ def test_the_frames_are_what_the_protocols_reader_reads(batch: list[Publication]
         assert header.body_size == len(body)
         assert {name: value for name, value in header.properties if value not in {None, ""}} == {
             "content_type": "application/json",
-            "delivery_mode": PERSISTENT,
+            "delivery_mode": DeliveryMode.PERSISTENT,
             "message_id": number,
             "message_type": topic,
         }
