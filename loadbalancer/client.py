@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, cast
 from loadbalancer import answers
 from loadbalancer.answers import Problem
 from loadbalancer.exchange import Exchange
+from loadbalancer.http1.forward import forwarded
 from loadbalancer.http1.grammar import Refused
 from loadbalancer.http1.head import RequestHead
+from loadbalancer.http1.plain import plain_request
 from loadbalancer.http1.reader import END, RequestReader
 from loadbalancer.sockets import keep_little_unsent, reset, set_buffer_limits
 
@@ -23,17 +25,37 @@ BODY_BYTES_PER_SECOND = 1024  # slower than this, and a body is not being sent b
 class ClientConnection(asyncio.Protocol):
     """One client. Its requests are answered one after another, in their order."""
 
+    # Ten thousand of them may be idle: no dictionary each, and no reader before there is something to read piece by piece.
+    __slots__ = (
+        "_body_began",
+        "_exchange",
+        "_is_lingering",
+        "_is_paused",
+        "_is_receiving",
+        "_is_stalled",
+        "_paused_at",
+        "_proxy",
+        "_reader",
+        "_transport",
+        "address",
+        "deadline",
+        "forwarded",
+        "will_close",
+    )
+
     def __init__(self, proxy: "Proxy") -> None:
         self.address = b""
+        self.forwarded = b""  # what all its requests say last
         self.deadline = inf
         self.will_close = False  # after the answer being given
         self._proxy = proxy
         self._transport: asyncio.Transport
-        self._reader = RequestReader(proxy.config.body_max)
+        self._reader: RequestReader | None = None  # from the first piece that is not a whole request to the last
         self._exchange: Exchange | None = None
         self._is_receiving = False  # the body of the exchange's request
         self._body_began = 0.0  # later by as long as the server did not take it
         self._paused_at = 0.0
+        self._is_paused = False  # we do not read what it sends
         self._is_lingering = False
         self._is_stalled = False  # does not read what it is sent
 
@@ -49,6 +71,7 @@ class ClientConnection(asyncio.Protocol):
             self._transport.abort()
             return
         self.address = str(peer[0]).encode()
+        self.forwarded = forwarded(self.address)
         self.wait(proxy.config.head_timeout)
         if len(proxy.clients) > proxy.config.clients_max:
             proxy.totals.clients_refused += 1
@@ -57,20 +80,13 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._is_lingering:
             return
-        is_first = self._exchange is None and not self._reader.waiting_bytes
-        self._reader.feed(data)
-        if self._is_stalled and self._exchange is None:
-            # Who does not read its answers gets no more of them.
-            if self._reader.waiting_bytes > PIPELINED_BYTES_MAX:
-                self._transport.pause_reading()
-        elif self._exchange is None:
-            if is_first:  # the deadline of a head does not move again until the head is complete
-                self.wait(self._proxy.config.head_timeout)
-            self._advance()
-        elif self._is_receiving:
-            self._advance()
-        elif self._reader.waiting_bytes > PIPELINED_BYTES_MAX:
-            self._transport.pause_reading()
+        if self._exchange is None and self._reader is None and not self._is_stalled:
+            plain = plain_request(data, self._proxy.config.body_max)
+            if plain is not None:
+                exchange = self._exchange = Exchange(self._proxy, self, plain[0])
+                exchange.start_whole(plain[1])
+                return
+        self._take(data)
 
     def eof_received(self) -> bool:
         # A client that has shut its sending side and still listens cannot be told from one that left; as everywhere,
@@ -98,7 +114,7 @@ class ClientConnection(asyncio.Protocol):
             self._exchange.resume_answer()
             self.wait(self._exchange.silence_s)
         elif not self._is_lingering:
-            self._transport.resume_reading()
+            self._resume()
             self.wait(self._proxy.config.idle_timeout)
             self._proceed()
 
@@ -114,15 +130,15 @@ class ClientConnection(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """No more of the body for now: the server does not take it as fast. Its pause is not the client's fault."""
-        self._transport.pause_reading()
+        self._pause()
         if self._is_receiving and not self._paused_at:
             self._paused_at = self._proxy.now()
             self.deadline = self._paused_at + self._proxy.config.stall_timeout
 
     def resume_reading(self) -> None:
         """Go on."""
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
+        if self._is_paused and not self._transport.is_closing():
+            self._resume()
             if self._paused_at:
                 self._body_began += self._proxy.now() - self._paused_at
                 self._paused_at = 0.0
@@ -135,10 +151,10 @@ class ClientConnection(asyncio.Protocol):
         ):
             self.deadline = self._proxy.now() + seconds
 
-    def finish(self, out: list[bytes]) -> None:
-        """The answer is complete with ``out``."""
-        if out:
-            self._transport.write(b"".join(out))
+    def finish(self, data: bytes) -> None:
+        """The answer is complete with ``data``, which may be empty."""
+        if data:
+            self._transport.write(data)
         exchange = self._exchange
         assert exchange is not None
         self._proxy.note(exchange, exchange.status)
@@ -172,7 +188,7 @@ class ClientConnection(asyncio.Protocol):
             self.break_off()
         elif exchange is not None and (not self._is_receiving or exchange.status):
             exchange.time_out()
-        elif exchange is not None or self._reader.waiting_bytes:
+        elif exchange is not None or self._has_waiting:
             self._refuse(Refused(408, "the request did not come in time"))
         else:
             self._transport.abort()
@@ -182,17 +198,49 @@ class ClientConnection(asyncio.Protocol):
         self.will_close = True
         if self._is_lingering:
             return
-        if self._exchange is None and not self._reader.waiting_bytes:
+        if self._exchange is None and not self._has_waiting:
             self._close()
         elif self._exchange is not None and self._exchange.is_stream and self._exchange.status:
             self.break_off()
 
     # Own steps.
 
-    def _advance(self) -> None:
+    def _take(self, data: bytes) -> None:
+        reader = self._reader
+        if reader is None:
+            reader = self._reader = RequestReader(self._proxy.config.body_max)
+        is_first = self._exchange is None and not reader.waiting_bytes
+        reader.feed(data)
+        if self._is_stalled and self._exchange is None:
+            # Who does not read its answers gets no more of them.
+            if reader.waiting_bytes > PIPELINED_BYTES_MAX:
+                self._pause()
+        elif self._exchange is None:
+            if is_first:  # the deadline of a head does not move again until the head is complete
+                self.wait(self._proxy.config.head_timeout)
+            self._advance(reader)
+        elif self._is_receiving:
+            self._advance(reader)
+        elif reader.waiting_bytes > PIPELINED_BYTES_MAX:
+            self._pause()
+
+    @property
+    def _has_waiting(self) -> bool:
+        return self._reader is not None and self._reader.waiting_bytes > 0
+
+    def _pause(self) -> None:
+        self._is_paused = True
+        self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        if self._is_paused:
+            self._is_paused = False
+            self._transport.resume_reading()
+
+    def _advance(self, reader: RequestReader) -> None:
         exchange = self._exchange
         try:
-            while (event := self._reader.read()) is not None:
+            while (event := reader.read()) is not None:
                 if isinstance(event, RequestHead):
                     exchange = self._exchange = Exchange(self._proxy, self, event)
                     self._is_receiving = True
@@ -225,18 +273,22 @@ class ClientConnection(asyncio.Protocol):
         elif self.will_close:
             self._close()
         else:
-            self._transport.resume_reading()
+            self._resume()
             self.wait(self._proxy.config.idle_timeout)
-            if self._reader.waiting_bytes:
+            if self._reader is None:
+                return
+            if not self._reader.waiting_bytes:
+                self._reader = None
+            else:
                 # not from here: fifty pipelined requests must not be fifty frames deep
                 self._proxy.call_soon(self._proceed)
 
     def _proceed(self) -> None:
         if self._exchange is not None or self._is_stalled or self._transport.is_closing():
             return
-        if self._reader.waiting_bytes:
+        if self._reader is not None and self._reader.waiting_bytes:
             self.wait(self._proxy.config.head_timeout)
-            self._advance()
+            self._advance(self._reader)
 
     def _refuse(self, refusal: Refused) -> None:
         self._proxy.totals.refuse(refusal.status)
@@ -264,7 +316,7 @@ class ClientConnection(asyncio.Protocol):
     def _linger(self) -> None:
         # To close with bytes unread is to reset, and a reset overtakes the answer. So: our end first, then theirs.
         self._is_lingering = True
-        self._transport.resume_reading()
+        self._resume()
         self._transport.write_eof()
         self.deadline = self._proxy.now() + LINGER_SECONDS
 

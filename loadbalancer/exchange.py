@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from loadbalancer import answers, retry
 from loadbalancer.http1 import forward
 from loadbalancer.http1.head import RequestHead, ResponseHead
+from loadbalancer.http1.plain import PlainRequest
 from loadbalancer.servers import Server
 from loadbalancer.sockets import keep_little_received
 from loadbalancer.upstream import ServerConnection
@@ -25,30 +26,32 @@ EVENT_STREAM = b"text/event-stream"
 class Exchange:
     """Owned by a client's connection; lent a server's connection from the request's first byte to the answer's last."""
 
-    def __init__(self, proxy: "Proxy", client: "ClientConnection", head: RequestHead) -> None:
+    # What most exchanges never change costs nothing to set here.
+    is_started = False
+    is_stream = False  # its answer is an event stream, which ends when somebody ends it
+    status = 0  # of the answer, once its head has been relayed
+    server: Server | None = None  # while it is at work
+    served_by = ""  # the last one tried
+    body_bytes = 0  # that came of the request's body
+    _tried: tuple[Server, ...] = ()
+    _connection: ServerConnection | None = None
+    _was_reused = False
+    _is_over = False
+    _was_sent = False
+    _sent_at = 0.0
+    _attempts = 0
+    _is_complete = False
+    _chunks_out = False
+    _may_reuse = False
+
+    def __init__(self, proxy: "Proxy", client: "ClientConnection", head: RequestHead | PlainRequest) -> None:
         self.client = client
         self.head = head
         self.began = proxy.now()
-        self.is_started = False
-        self.is_stream = False  # its answer is an event stream, which ends when somebody ends it
-        self.status = 0  # of the answer, once its head has been relayed
-        self.server: Server | None = None  # while it is at work
-        self.body_bytes = 0  # that came of the request's body
         self.silence_s = proxy.config.response_timeout  # allowed before the answer, then between two pieces of it
-        self.served_by = ""  # the last one tried
         self._proxy = proxy
         self._key = proxy.farm.key_of(head, client.address)
-        self._tried: list[Server] = []
-        self._connection: ServerConnection | None = None
-        self._was_reused = False
-        self._is_over = False
-        self._was_sent = False
-        self._sent_at = 0.0
-        self._attempts = 0
         self._body: list[bytes] | None = []  # what came of it; None once some of it was let go
-        self._is_complete = False
-        self._chunks_out = False
-        self._may_reuse = False
 
     # From the client.
 
@@ -57,6 +60,14 @@ class Exchange:
         self.is_started = True
         self._proxy.budget.earn()
         self._attempt(self._proxy.farm.choose(self._key, self._tried))
+
+    def start_whole(self, body: bytes) -> None:
+        """The whole request came at once: choose a server."""
+        self._is_complete = True
+        if body:
+            self._body = [body]
+            self.body_bytes = len(body)
+        self.start()
 
     def take(self, payload: bytes) -> None:
         """More of the request's body."""
@@ -112,10 +123,11 @@ class Exchange:
         """Send what is here, in one write."""
         self._connection = connection
         self._was_reused = is_reused
-        connection.begin(self, self.head.method)
+        head = self.head
+        connection.begin(self, head.method)
         assert self._body is not None
-        parts = [forward.request(self.head, connection.server.authority, self.client.address, is_resent=self._was_sent)]
-        if self.head.framing.chunked:
+        parts = [forward.request(head, connection.server.authority, self.client.forwarded, is_resent=self._was_sent)]
+        if head.framing.chunked:
             parts += map(forward.chunk, self._body)
             if self._is_complete:
                 parts.append(forward.LAST_CHUNK)
@@ -135,7 +147,7 @@ class Exchange:
             return
         server.active -= 1
         self.server = None
-        self._tried.append(server)
+        self._tried = (*self._tried, server)
         self._again(server, f"{server.name}: {problem}")
 
     @property
@@ -171,6 +183,26 @@ class Exchange:
             keep_little_received(self._connection.transport)
             client.begin_stream()
 
+    def answer_whole(self, status: int, data: bytes, *, is_clean: bool) -> None:
+        """The whole answer came at once, and may leave as ``data``."""
+        server, connection = self.server, self._connection
+        assert server is not None
+        assert connection is not None
+        server.response_seconds.add(self._proxy.now() - self._sent_at)
+        server.answers[status // 100 - 1] += 1
+        self.status = status
+        self._end()
+        if is_clean:
+            self._proxy.give_back(connection)
+        else:
+            connection.close()
+        self.client.finish(data)
+
+    @property
+    def takes_whole(self) -> bool:
+        """May a whole plain answer leave as it came? Else it has to say, or to be, what this client needs."""
+        return self._is_complete and self.head.minor == 1 and not (self.client.will_close or self.head.closes)
+
     def answer_data(self, payload: bytes, out: list[bytes]) -> None:
         """Some of the answer's body."""
         out.append(forward.chunk(payload) if self._chunks_out else payload)
@@ -187,7 +219,7 @@ class Exchange:
             self._proxy.give_back(connection)
         else:
             connection.close()
-        self.client.finish(out)
+        self.client.finish(b"".join(out))
 
     def lost(self, problem: str, *, may_resend: bool) -> None:
         """The connection ended before the answer did."""
@@ -203,7 +235,7 @@ class Exchange:
             return
         if not self._was_reused:
             # A kept connection may have been closed by a server in good health; a fresh one tells more.
-            self._tried.append(server)
+            self._tried = (*self._tried, server)
         if may_resend:
             self._again(server, f"{server.name}: {problem}")
         else:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from loadbalancer.config import Config
 from loadbalancer.health import Health
 from loadbalancer.http1.head import RequestHead
+from loadbalancer.http1.plain import PlainRequest
 from loadbalancer.policies import POLICIES
 from loadbalancer.pool import Pool
 from loadbalancer.timer import Timer
@@ -74,11 +75,11 @@ class Farm:
         """How many requests did not get the server that their key belongs to."""
         return self._policy.spilled
 
-    def key_of(self, head: RequestHead, address: bytes) -> bytes:
+    def key_of(self, head: RequestHead | PlainRequest, address: bytes) -> bytes:
         """What the request is known by: the first of the configured sources that it has."""
         if self._is_keyed:
             for source in self._sources:
-                value = head.values.get(source) if source else address
+                value = head.value(source) if source else address
                 if value:
                     return value
         return address

@@ -4,6 +4,7 @@ import asyncio
 from typing import TYPE_CHECKING, cast
 
 from loadbalancer.http1.grammar import Refused
+from loadbalancer.http1.plain import plain_answer
 from loadbalancer.http1.reader import END, ResponseReader
 from loadbalancer.servers import Server
 from loadbalancer.sockets import set_buffer_limits
@@ -21,13 +22,15 @@ class ServerConnection(asyncio.Protocol):
         self.transport: asyncio.Transport
         self.exchange: Exchange | None = None
         self._totals = totals
-        self._reader = ResponseReader(b"")
+        self._method = b""
+        self._reader: ResponseReader | None = None  # of an answer that did not come whole
         self._ended = False  # the server closed in good order
 
     def begin(self, exchange: "Exchange", method: bytes) -> None:
         """The next answer is to a request of ``method`` and belongs to ``exchange``."""
         self.exchange = exchange
-        self._reader = ResponseReader(method)
+        self._method = method
+        self._reader = None
 
     def close(self) -> None:
         """End it; no exchange hears of it."""
@@ -47,6 +50,14 @@ class ServerConnection(asyncio.Protocol):
             self.transport.abort()
             return
         reader = self._reader
+        if reader is None:
+            if self._method != b"HEAD" and exchange.takes_whole:
+                answer = plain_answer(data, 0)
+                if answer is not None and answer.end == len(data) and answer.sequence is None:
+                    self.exchange = None
+                    exchange.answer_whole(answer.status, answer.data, is_clean=self._is_clean)
+                    return
+            reader = self._reader = ResponseReader(self._method)
         reader.feed(data)
         out: list[bytes] = []
         event = None
@@ -73,7 +84,7 @@ class ServerConnection(asyncio.Protocol):
         exchange = self.exchange
         if exchange is None:
             self.server.pool.forget(self)
-        elif self._ended and exc is None and self._reader.eof():
+        elif self._ended and exc is None and self._reader is not None and self._reader.eof():
             self._finish(exchange, [])
         else:
             self.exchange = None
@@ -89,11 +100,10 @@ class ServerConnection(asyncio.Protocol):
 
     def _finish(self, exchange: "Exchange", out: list[bytes]) -> None:
         self.exchange = None
+        assert self._reader is not None
+        exchange.answer_end(out, is_clean=self._is_clean and not self._reader.waiting_bytes)
+
+    @property
+    def _is_clean(self) -> bool:
         # With some of the request unsent, the server answered without having read it, and may never read it.
-        is_clean = not (
-            self._reader.waiting_bytes
-            or self._ended
-            or self.transport.is_closing()
-            or self.transport.get_write_buffer_size()
-        )
-        exchange.answer_end(out, is_clean=is_clean)
+        return not (self._ended or self.transport.is_closing() or self.transport.get_write_buffer_size())

@@ -1,6 +1,7 @@
 """Heads as they leave: framing written anew, fields of the other connection left behind."""
 
 from loadbalancer.http1.head import NO_BODY, UNTIL_CLOSE, Field, RequestHead, ResponseHead
+from loadbalancer.http1.plain import PlainRequest
 
 VIA = b"1.1 loadbalancer"
 LAST_CHUNK = b"0\r\n\r\n"
@@ -12,8 +13,15 @@ HOP_BY_HOP = frozenset(
 REPLACED = HOP_BY_HOP | {b"host", b"expect", b"forwarded", b"x-real-ip", b"http2-settings"}
 
 
-def request(head: RequestHead, authority: bytes, client: bytes, *, is_resent: bool) -> bytes:
-    """The head to send to the server at ``authority`` for the client at the address ``client``."""
+def forwarded(client: bytes) -> bytes:
+    """What every request of the client at the address ``client`` says last, and the end of its head."""
+    return b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: http\r\nVia: %b\r\n\r\n" % (client, VIA)
+
+
+def request(head: RequestHead | PlainRequest, authority: bytes, last: bytes, *, is_resent: bool) -> bytes:
+    """The head to send to the server at ``authority``; ``last`` is made by ``forwarded``."""
+    if isinstance(head, PlainRequest) and not is_resent:
+        return head.lines + last
     parts = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (head.method, head.target, head.host or authority)]
     for lower, name, value in head.fields:
         if lower in REPLACED or lower in head.nominated or lower.startswith((b"x-forwarded-", b"proxy-")):
@@ -27,7 +35,7 @@ def request(head: RequestHead, authority: bytes, client: bytes, *, is_resent: bo
         parts.append(b"Expect: 100-continue\r\n")
     if is_resent and b"retry-attempt" not in head.values:  # a client that counts its own says more
         parts.append(b"Retry-Attempt: 1\r\n")
-    parts.append(b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: http\r\nVia: %b\r\n\r\n" % (client, VIA))
+    parts.append(last)
     return b"".join(parts)
 
 

@@ -46,6 +46,10 @@ class RequestHead(NamedTuple):
     closes: bool
     expects_continue: bool
 
+    def value(self, name: bytes) -> bytes | None:
+        """One field's value by its lower-case name."""
+        return self.values.get(name)
+
 
 class ResponseHead(NamedTuple):
     """An answer of a server. ``length`` is the Content-Length it named, also where no body follows."""

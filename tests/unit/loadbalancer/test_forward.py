@@ -9,7 +9,7 @@ def request(data: bytes, *, is_resent: bool = False) -> list[bytes]:
     reader.feed(data)
     head = reader.read()
     assert isinstance(head, RequestHead)
-    return lines(forward.request(head, b"10.0.0.1:80", b"192.0.2.7", is_resent=is_resent))
+    return lines(forward.request(head, b"10.0.0.1:80", forward.forwarded(b"192.0.2.7"), is_resent=is_resent))
 
 
 def response(data: bytes, *, method: bytes = b"GET", to_minor: int = 1, closes: bool = False) -> list[bytes]:

@@ -34,7 +34,8 @@ class Transport:
 class Exchange:
     """Takes an answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, takes_whole: bool) -> None:
+        self.takes_whole = takes_whole
         self.ends: list[bool] = []
 
     def answer_head(self, *_: object) -> None:
@@ -42,7 +43,12 @@ class Exchange:
 
     answer_data = answer_head
 
-    def answer_end(self, _: list[bytes], *, is_clean: bool) -> None:
+    def answer_end(self, _: object, *, is_clean: bool) -> None:
+        self.ends.append(is_clean)
+
+    def answer_whole(self, status: int, _: bytes, *, is_clean: bool) -> None:
+        assert self.takes_whole
+        assert status == 200
         self.ends.append(is_clean)
 
 
@@ -51,42 +57,47 @@ def server() -> Server:
     return Farm(Config.load({"LB_SERVERS": "127.0.0.1:1"})).servers[0]
 
 
-def connection(server: Server) -> tuple[ServerConnection, Transport, Exchange]:
-    made, transport, exchange = ServerConnection(server, Totals()), Transport(), Exchange()
+@pytest.fixture(params=[False, True], ids=["piece by piece", "whole"])
+def takes_whole(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+def connection(server: Server, *, takes_whole: bool) -> tuple[ServerConnection, Transport, Exchange]:
+    made, transport, exchange = ServerConnection(server, Totals()), Transport(), Exchange(takes_whole=takes_whole)
     untyped: Any = transport, exchange
     made.connection_made(untyped[0])
     made.begin(untyped[1], b"GET")
     return made, transport, exchange
 
 
-def test_after_a_whole_answer_it_is_clean(server: Server) -> None:
-    made, _, exchange = connection(server)
+def test_after_a_whole_answer_it_is_clean(server: Server, *, takes_whole: bool) -> None:
+    made, _, exchange = connection(server, takes_whole=takes_whole)
     made.data_received(ANSWER)
     assert exchange.ends == [True]
 
 
-def test_after_more_than_an_answer_it_is_not(server: Server) -> None:
-    made, _, exchange = connection(server)
+def test_after_more_than_an_answer_it_is_not(server: Server, *, takes_whole: bool) -> None:
+    made, _, exchange = connection(server, takes_whole=takes_whole)
     made.data_received(ANSWER + b"!")
     assert exchange.ends == [False]
 
 
-def test_with_some_of_the_request_unsent_it_is_not(server: Server) -> None:
-    made, transport, exchange = connection(server)
+def test_with_some_of_the_request_unsent_it_is_not(server: Server, *, takes_whole: bool) -> None:
+    made, transport, exchange = connection(server, takes_whole=takes_whole)
     transport.unsent = 1
     made.data_received(ANSWER)
     assert exchange.ends == [False]
 
 
-def test_once_it_is_closing_it_is_not(server: Server) -> None:
-    made, transport, exchange = connection(server)
+def test_once_it_is_closing_it_is_not(server: Server, *, takes_whole: bool) -> None:
+    made, transport, exchange = connection(server, takes_whole=takes_whole)
     transport.closing = True
     made.data_received(ANSWER)
     assert exchange.ends == [False]
 
 
-def test_an_idle_one_that_is_closing_is_passed_over(server: Server) -> None:
-    good, bad = connection(server), connection(server)
+def test_an_idle_one_that_is_closing_is_passed_over(server: Server, *, takes_whole: bool) -> None:
+    good, bad = connection(server, takes_whole=takes_whole), connection(server, takes_whole=takes_whole)
     for made, _, _ in (good, bad):
         server.pool.give(made, 0)
     bad[1].closing = True
@@ -94,8 +105,8 @@ def test_an_idle_one_that_is_closing_is_passed_over(server: Server) -> None:
     assert server.take() is None
 
 
-def test_an_idle_one_that_says_something_is_closed_and_counted(server: Server) -> None:
-    made, transport, _ = connection(server)
+def test_an_idle_one_that_says_something_is_closed_and_counted(server: Server, *, takes_whole: bool) -> None:
+    made, transport, _ = connection(server, takes_whole=takes_whole)
     made.data_received(ANSWER)
     server.pool.give(made, 0)
     made.exchange = None
