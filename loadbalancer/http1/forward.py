@@ -6,8 +6,9 @@ from loadbalancer.http1.plain import PlainRequest
 VIA = b"1.1 loadbalancer"
 LAST_CHUNK = b"0\r\n\r\n"
 
+# Link-Sequence numbers the requests on one connection to a server: a stranger's would be taken for the balancer's own.
 HOP_BY_HOP = frozenset(
-    (b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"content-length", b"upgrade")
+    b"connection keep-alive te trailer transfer-encoding content-length upgrade link-sequence".split()
 )
 # Written by us or by nobody: a client that says from where it comes is not believed.
 REPLACED = HOP_BY_HOP | {b"host", b"expect", b"forwarded", b"x-real-ip", b"http2-settings"}

@@ -56,6 +56,14 @@ def test_a_client_does_not_say_where_it_comes_from() -> None:
     assert told == [b"GET / HTTP/1.1", b"Host: h", b"Via: 1.1 e", *OURS]
 
 
+def test_the_number_of_a_request_on_a_link_is_nobodys_but_the_links() -> None:
+    assert request(b"GET / HTTP/1.1\r\nHost: h\r\nlink-Sequence: 7\r\n\r\n") == [b"GET / HTTP/1.1", b"Host: h", *OURS]
+    assert response(OK + b"Link-Sequence: 7\r\nContent-Length: 3\r\n\r\n") == [
+        b"HTTP/1.1 200 Fine",
+        b"Content-Length: 3",
+    ]
+
+
 def test_an_old_client_without_host_gets_one() -> None:
     assert request(b"GET / HTTP/1.0\r\n\r\n") == [b"GET / HTTP/1.1", b"Host: 10.0.0.1:80", *OURS]
 
