@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 from flashsale.settings import REPOSITORY
 from flashsale.stack.processes import dies_with_us
@@ -236,8 +236,21 @@ class Balancer:
             return await self.child.wait()
 
 
+class Server(Protocol):
+    """Who stands behind the balancer."""
+
+    name: str
+    port: int
+
+    async def start(self) -> object:
+        """Listen."""
+
+    async def kill(self) -> None:
+        """Be gone."""
+
+
 @contextlib.asynccontextmanager
-async def balanced(*servers: Upstream, **environ: str) -> AsyncIterator[Balancer]:
+async def balanced(*servers: Server, **environ: str) -> AsyncIterator[Balancer]:
     """Servers that are started if they are not, a balancer in front, and nothing left of either afterwards."""
     for server in servers:
         if not server.port:
