@@ -7,8 +7,9 @@ keeps as ``malformed``. So what stands behind a proxy is judged by somebody who 
 import asyncio
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from typing import NamedTuple, Self
 
 from tests.attacks import Request
@@ -120,7 +121,6 @@ class Recorder:
         self.port = 0
         self.streams: list[Stream] = []
         self._server: asyncio.Server | None = None
-        self._marks: dict[int, tuple[int, int]] = {}
 
     async def start(self) -> Self:
         """Listen."""
@@ -212,17 +212,27 @@ async def deliver(port: int, pieces: Sequence[bytes], *, leaves: bool = False) -
     return heard
 
 
-def answers(data: bytes) -> list[Heard]:
-    """Every final answer in ``data``; an interim one is not."""
-    heard = []
-    while data:
-        head, _, data = data.partition(b"\r\n\r\n")
-        first, *lines = head.split(b"\r\n")
-        fields = {name.lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
+def answers(data: bytes, methods: Iterable[bytes] = ()) -> tuple[list[Heard], bytes]:
+    """The whole final answers in ``data``, to requests of ``methods`` (GET where none is named), and what is left."""
+    asked = chain(methods, repeat(b"GET"))
+    heard: list[Heard] = []
+    while (end := data.find(b"\r\n\r\n") + 4) > 3:
+        first, *lines = data[: end - 4].split(b"\r\n")
         status = int(first.split(b" ", 2)[1])
         if status < 200:
+            data = data[end:]
             continue
-        size = int(fields.get(b"content-length", len(data)))
-        heard.append(Heard(status, fields, data[:size]))
-        data = data[size:]
-    return heard
+        fields = {name.lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
+        body: tuple[bytes, int] | None = b"", end
+        if next(asked) != b"HEAD" and status not in {204, 304}:
+            if b"transfer-encoding" in fields:
+                body = _chunks(data, end)
+            elif (till := end + int(fields.get(b"content-length", len(data) - end))) > len(data):
+                body = None
+            else:
+                body = data[end:till], till
+        if body is None:
+            break
+        heard.append(Heard(status, fields, body[0]))
+        data = data[body[1] :]
+    return heard, data

@@ -28,9 +28,11 @@ def ways(attack: Attack) -> Iterator[Sequence[bytes]]:
 async def try_out(attack: Attack, pieces: Sequence[bytes], balancer: Balancer, server: Recorder) -> None:
     """Send it and judge what came of it."""
     server.forget()
-    heard = answers(await deliver(balancer.port, pieces, leaves=attack.waits))
     goes_on = attack.refused is None and not attack.waits and not attack.closes
     passes = [*attack.passes, *[ENDED] * goes_on]
+    said = await deliver(balancer.port, pieces, leaves=attack.waits)
+    heard, rest = answers(said, [method for method, _, _ in passes])
+    assert rest == b""
     assert server.requests == passes
     assert [stream.malformed for stream in server.streams if stream.malformed is not None] == []
     for stream in server.streams:  # half a request is the last of its connection
@@ -40,8 +42,8 @@ async def try_out(attack: Attack, pieces: Sequence[bytes], balancer: Balancer, s
         assert (len(seen.values(b"host")), len(seen.values(b"via"))) == (1, 1)
         assert seen.values(b"x-forwarded-for") == [b"127.0.0.1"]
     good = heard[: len(passes)]
-    said = [b"" if method == b"HEAD" else method + b" " + target for method, target, _ in passes]
-    assert [(answer.status, answer.body) for answer in good] == [(200, words) for words in said]
+    words = [b"" if method == b"HEAD" else method + b" " + target for method, target, _ in passes]
+    assert [(answer.status, answer.body) for answer in good] == [(200, word) for word in words]
     if attack.refused is None:
         assert heard == good
         return

@@ -244,30 +244,6 @@ async def test_a_client_that_leaves_takes_its_request_along() -> None:
 
 
 @pytest.mark.parametrize(
-    "answer",
-    [
-        b"SSH-2.0-x\r\n\r\n",
-        b"HTTP/1.1 200 OK\nContent-Length: 0\n\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nX : y\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 101 Hello\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nX: " + b"y" * 20_000,
-    ],
-)
-async def test_an_answer_that_makes_no_sense_is_a_lost_one(answer: bytes) -> None:
-    server = Upstream("a")
-
-    async def babble(_: Message, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(answer)
-
-    server.answer = babble
-    async with balanced(server) as balancer:
-        assert is_unknown(await balancer.ask(post(KEY)))
-        assert executed([server]) == 1
-
-
-@pytest.mark.parametrize(
     "begun",
     [
         b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
