@@ -179,6 +179,9 @@ TABLE: tuple[Setting, ...] = (
     Setting("replay_safe", "POST /purchases,POST /purchases/*/pay",
             Kind("METHOD /path with * for one segment, with commas between, or none", _routes),
             "routes where a request with an Idempotency-Key may be sent again after it was lost"),
+    Setting("link", "none",
+            Kind("METHOD /path with * for one segment, with commas between, or none; each of them in LB_REPLAY_SAFE too", _routes),
+            "routes whose answers are quick and small: their requests share a few connections to a server that repeats Link-Sequence"),
     Setting("grace", "15", _seconds(0, 3600), "after SIGTERM, requests being answered have so long"),
     Setting("access_log", "off", ON_OFF, "a JSON line per request on standard output"),
 )  # fmt: skip
@@ -214,6 +217,7 @@ class Config:
     retries: int
     retry_budget: int
     replay_safe: tuple[tuple[str, str], ...]
+    link: tuple[tuple[str, str], ...]
     grace: float
     access_log: str
 
@@ -236,6 +240,11 @@ class Config:
                     problems.append(f"{variable} is {text!r}; allowed: {setting.kind.allowed}")
         if not environ.get("LB_SERVERS"):
             problems.append(f"LB_SERVERS is not given; allowed: {by_variable['LB_SERVERS'].kind.allowed}")
+        problems += [
+            f"LB_LINK names {method} {path}, which LB_REPLAY_SAFE does not: what is lost with a link could not be sent again"
+            for method, path in values["link"]
+            if (method, path) not in values["replay_safe"]
+        ]
         here = (values["host"], values["port"])
         problems += [
             f"LB_SERVERS names the balancer itself ({server.host}:{server.port})"

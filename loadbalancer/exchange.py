@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from loadbalancer import answers, retry
 from loadbalancer.http1 import forward
 from loadbalancer.http1.head import RequestHead, ResponseHead
-from loadbalancer.http1.plain import PlainRequest
+from loadbalancer.http1.plain import PlainRequest, closing
+from loadbalancer.link import REQUEST_BYTES_MAX, Link, Links
 from loadbalancer.servers import Server
 from loadbalancer.sockets import keep_little_received
 from loadbalancer.upstream import ServerConnection
@@ -34,7 +35,9 @@ class Exchange:
     served_by = ""  # the last one tried
     body_bytes = 0  # that came of the request's body
     _tried: tuple[Server, ...] = ()
+    number = 0  # on the link that it is out on
     _connection: ServerConnection | None = None
+    _link: Link | None = None
     _was_reused = False
     _is_over = False
     _was_sent = False
@@ -90,18 +93,15 @@ class Exchange:
 
     def drop(self) -> None:
         """The client is gone, or is not to be answered any more. The server's connection ends with it."""
-        connection = self._connection
-        self._end()
-        if connection is not None:
-            connection.close()
+        self._drop(was_late=False)
 
     def time_out(self) -> None:
         """The server did not begin its answer in time, or fell silent within it."""
-        if self._connection is None or self.server is None:
+        if self.server is None or (self._connection is None and self._link is None):
             self._give_up("no connection in time")
             return
         self.server.lost += 1
-        self.drop()
+        self._drop(was_late=True)
         if self.status:
             self.client.break_off()
         else:
@@ -187,21 +187,23 @@ class Exchange:
         """The whole answer came at once, and may leave as ``data``."""
         server, connection = self.server, self._connection
         assert server is not None
-        assert connection is not None
         server.response_seconds.add(self._proxy.now() - self._sent_at)
         server.answers[status // 100 - 1] += 1
         self.status = status
         self._end()
-        if is_clean:
+        if connection is None:
+            pass  # it came on a link
+        elif is_clean:
             self._proxy.give_back(connection)
         else:
             connection.close()
-        self.client.finish(data)
+        client = self.client
+        client.finish(closing(data) if client.will_close else data)
 
     @property
     def takes_whole(self) -> bool:
         """May a whole plain answer leave as it came? Else it has to say, or to be, what this client needs."""
-        return self._is_complete and self.head.minor == 1 and not (self.client.will_close or self.head.closes)
+        return self._is_complete and self.head.minor == 1 and not self.head.closes
 
     def answer_data(self, payload: bytes, out: list[bytes]) -> None:
         """Some of the answer's body."""
@@ -228,7 +230,7 @@ class Exchange:
         server.lost += 1
         server.active -= 1
         self.server = None
-        self._connection = None
+        self._connection = self._link = None
         if self.status:
             self._is_over = True
             self.client.break_off()
@@ -251,12 +253,42 @@ class Exchange:
         self.server = server
         self.served_by = server.name
         self._attempts += 1
+        if server.links is not None and not self._was_sent and self._send_on_link(server.links):
+            return
         connection = None if is_fresh else server.take()
         if connection is None:
             self.client.wait(self._proxy.config.connect_timeout * 2)  # the attempt has its own bound; this is the net
             self._proxy.connect(server, self)
         else:
             self.connected(connection, is_reused=True)
+
+    def _send_on_link(self, links: Links) -> bool:
+        # What was sent before is not plain any more: it says so.
+        head = self.head
+        if (
+            not isinstance(head, PlainRequest)
+            or len(head.lines) + head.length > REQUEST_BYTES_MAX
+            or (head.method, head.target) not in self._proxy.linked
+        ):
+            return False
+        now = self._proxy.now()
+        link = links.take(now)
+        if link is None:
+            return False
+        self._link = link
+        self._was_reused = self._was_sent = True
+        self._sent_at = now
+        self.number = link.send(self, head.lines, b"".join((self.client.forwarded, *(self._body or ()))))
+        self.client.wait(self.silence_s)
+        return True
+
+    def _drop(self, *, was_late: bool) -> None:
+        connection, link = self._connection, self._link
+        self._end()
+        if connection is not None:
+            connection.close()
+        elif link is not None:
+            link.forget(self.number, was_late=was_late)
 
     def _again(self, failed: Server, problem: str) -> None:
         allowed = self._attempts <= self._proxy.config.retries and retry.may_resend(
@@ -304,7 +336,7 @@ class Exchange:
 
     def _end(self) -> None:
         self._is_over = True
-        self._connection = None
+        self._connection = self._link = None
         if self.server is not None:
             self.server.active -= 1
             self.server = None

@@ -93,7 +93,12 @@ class Collector:
         )
         lost = CounterMetricFamily("loadbalancer_lost", "Requests whose answer this server lost.", labels=["server"])
         ejections = CounterMetricFamily("loadbalancer_ejections", "Times it was taken out.", labels=["server"])
+        linked = CounterMetricFamily("loadbalancer_link_requests", "Requests sent on shared links.", labels=["server"])
+        broken = CounterMetricFamily("loadbalancer_link_breaks", "Links ended for a wrong answer.", labels=["server"])
         for server in servers:
+            if server.links is not None:
+                linked.add_metric([server.name], server.links.requests)
+                broken.add_metric([server.name], server.links.breaks)
             up.add_metric([server.name], server.health.is_up)
             drained.add_metric([server.name], server.is_draining)
             active.add_metric([server.name], server.active)
@@ -104,7 +109,7 @@ class Collector:
             retries.add_metric([server.name], server.retries)
             lost.add_metric([server.name], server.lost)
             ejections.add_metric([server.name], server.ejections)
-        yield from (up, drained, active, peak, idle, answers, retries, lost, ejections)
+        yield from (up, drained, active, peak, idle, answers, retries, lost, ejections, linked, broken)
         yield _histogram(
             "loadbalancer_connect_seconds",
             "To make a connection.",

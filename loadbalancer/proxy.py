@@ -34,6 +34,7 @@ class Proxy:
         self.totals = totals
         self.budget = Budget(config.retry_budget / 100)
         self.replay_safe = ReplaySafe(config.replay_safe)
+        self.linked = ReplaySafe(config.link)
         self.is_draining = False
         self.is_empty = asyncio.Event()  # set once nobody is left to answer
         self.clients: set[ClientConnection] = set()
@@ -99,6 +100,8 @@ class Proxy:
         """Close what is idle at ``server``."""
         for connection in server.pool.take_all():
             connection.close()
+        if server.links is not None:
+            server.links.retire()
 
     def close(self) -> int:
         """End everything at once; how many clients were still being answered."""

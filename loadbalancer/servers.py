@@ -7,12 +7,16 @@ from loadbalancer.config import Config
 from loadbalancer.health import Health
 from loadbalancer.http1.head import RequestHead
 from loadbalancer.http1.plain import PlainRequest
+from loadbalancer.link import Links
 from loadbalancer.policies import POLICIES
 from loadbalancer.pool import Pool
 from loadbalancer.timer import Timer
 
 if TYPE_CHECKING:
     from loadbalancer.upstream import ServerConnection
+
+
+LINKS_MAX = 8  # to one server; further requests take connections of their own
 
 
 class Server:
@@ -27,6 +31,7 @@ class Server:
         self.health = Health(config.check_rise, config.check_fall, config.eject_after)
         self.is_draining = False
         self.pool: Pool[ServerConnection] = Pool(config.pool_size, config.pool_timeout)
+        self.links = Links(host, port, LINKS_MAX, config.connect_timeout) if config.link else None
         self.active = 0  # requests assigned and not ended, those waiting for a connection included
         self.peak = 0  # the most of these at once
         self.answers = [0] * 5  # by status class

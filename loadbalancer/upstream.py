@@ -52,8 +52,8 @@ class ServerConnection(asyncio.Protocol):
         reader = self._reader
         if reader is None:
             if self._method != b"HEAD" and exchange.takes_whole:
-                answer = plain_answer(data, 0)
-                if answer is not None and answer.end == len(data) and answer.sequence is None:
+                answer = plain_answer(data)
+                if answer is not None:
                     self.exchange = None
                     exchange.answer_whole(answer.status, answer.data, is_clean=self._is_clean)
                     return

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
-from loadbalancer.http1.grammar import FIELDS_MAX, LINE_BYTES_MAX, VALUE
+from loadbalancer.http1.grammar import FIELDS_MAX, HEAD_BYTES_MAX, LINE_BYTES_MAX, VALUE, Refused
 from loadbalancer.http1.head import LENGTH_DIGITS_MAX, NO_BODY, Field, Framing, RequestHead, parse_request
+
+ANSWER_BYTES_MAX = 64 * 1024  # of one among many
 
 # Fields that a balancer acts on must not pass for ordinary ones, in whatever spelling; nor one with '_', which may pose as
 # another. They are told apart by their first letter, so that most names cost a look at one byte.
@@ -92,11 +94,10 @@ class PlainRequest:
 
 
 class PlainAnswer(NamedTuple):
-    """A plain answer: its status, the number that it repeats (or None), where it ends, and its bytes as they may leave."""
+    """A plain answer: its status, the number that it repeats (or None), and its bytes as they may leave."""
 
     status: int
-    sequence: bytes | None
-    end: int
+    number: int | None
     data: bytes
 
 
@@ -124,25 +125,57 @@ def plain_request(data: bytes, body_bytes_max: int) -> tuple[PlainRequest, bytes
     return PlainRequest(method, target, host, length, lines), data[end:]
 
 
-def plain_answer(data: bytes, at: int) -> PlainAnswer | None:
-    """The plain answer to a request other than HEAD that begins at ``at``; None if it is anything else, or not whole."""
-    match = _response(data, at)
+def plain_answer(data: bytes) -> PlainAnswer | None:
+    """``data`` as one whole plain answer to a request other than HEAD, without a number; None if it is anything else."""
+    match = _response(data)
     if match is None:
         return None
-    status, text, keep_alive, sequence_line, sequence = match.groups()
-    if text is None or status in _NO_BODY_STATUS or match.end() - at > LINE_BYTES_MAX:
+    status, text, _, _, number = match.groups()
+    if text is None or number is not None or status in _NO_BODY_STATUS or match.end() > LINE_BYTES_MAX:
         return None
-    end = match.end() + int(text)
-    if end > len(data):
-        return None
-    if keep_alive is None and sequence_line is None:
-        return PlainAnswer(int(status), None, end, data if not at and end == len(data) else data[at:end])
-    # what is of this connection alone is cut out, the later one first
-    spans = sorted((match.span(group) for group in (3, 4) if match.start(group) >= 0), reverse=True)
-    left = data[at:end]
-    for start, stop in spans:
-        left = left[: start - at] + left[stop - at :]
-    return PlainAnswer(int(status), sequence, end, left)
+    return PlainAnswer(int(status), None, _without(match, data, 0)) if match.end() + int(text) == len(data) else None
+
+
+def plain_answers(data: bytes) -> tuple[list[PlainAnswer], bytes]:
+    """
+    The plain answers in ``data``, one behind the other, and the beginning of another one. Raises Refused if the next is neither
+    plain nor the beginning of a plain one no larger than ANSWER_BYTES_MAX; those before it are lost to the caller, who has no
+    reason to trust them.
+    """
+    found: list[PlainAnswer] = []
+    at = 0
+    while at < len(data):
+        match = _response(data, at)
+        if match is None:
+            if data.find(b"\r\n\r\n", at) >= 0 or len(data) - at > HEAD_BYTES_MAX:
+                raise Refused(400, "an answer that is not plain")
+            break
+        status, text, _, _, number = match.groups()
+        if text is None or status in _NO_BODY_STATUS or match.end() - at > LINE_BYTES_MAX:
+            raise Refused(400, "an answer that is not plain")
+        end = match.end() + int(text)
+        if end - at > ANSWER_BYTES_MAX:
+            raise Refused(400, "an answer that is too large")
+        if end > len(data):
+            break
+        found.append(
+            PlainAnswer(int(status), None if number is None else int(number), _without(match, data[at:end], at))
+        )
+        at = end
+    return found, data[at:]
+
+
+def closing(data: bytes) -> bytes:
+    """A plain answer that says it is the connection's last."""
+    return data.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1)
+
+
+def _without(match: re.Match[bytes], answer: bytes, at: int) -> bytes:
+    # ``answer`` begins at ``at`` of what was matched; out of it what is of that connection alone
+    for start, end in sorted((match.span(3), match.span(4)), reverse=True):
+        if start >= 0:
+            answer = answer[: start - at] + answer[end - at :]
+    return answer
 
 
 @lru_cache(maxsize=64)  # of the names that the configuration asks for
