@@ -78,7 +78,7 @@ class Admin:
             if server is not None:
                 if request.method != b"POST":
                     return 405, TEXT, b"POST only\n"
-                server.is_draining = parts[3] == "drain"
+                self._proxy.farm.set_draining(server, is_draining=parts[3] == "drain")
                 if server.is_draining:
                     self._proxy.close_idle(server)
                 return 200, JSON, _json(_describe(server))
@@ -116,6 +116,7 @@ def _describe(server: Server) -> dict[str, object]:
         "state": server.state,
         "reason": server.health.reason,
         "active": server.active,
+        "streams": server.streams,
         "peak": server.peak,
         "idle_connections": len(server.pool),
         "answers": dict(zip(metrics.CLASSES, server.answers, strict=True)),

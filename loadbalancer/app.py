@@ -7,12 +7,12 @@ import resource
 import signal
 import sys
 
-from loadbalancer import probe
 from loadbalancer.admin import Admin
 from loadbalancer.client import ClientConnection
 from loadbalancer.config import Config
 from loadbalancer.logs import say
 from loadbalancer.metrics import Totals
+from loadbalancer.probe import Checks
 from loadbalancer.proxy import Proxy
 from loadbalancer.servers import Farm
 
@@ -43,19 +43,19 @@ async def serve(config: Config) -> None:
         loop.add_signal_handler(number, stopping.set)
 
     allow_files(config.clients_max)
-    proxy = Proxy(config, Farm(config), Totals(), sys.stdout if config.access_log == "on" else None)
+    farm = Farm(config, later=loop.call_soon)
+    proxy = Proxy(config, farm, Totals(), sys.stdout if config.access_log == "on" else None)
     ops = await asyncio.start_server(Admin(proxy).serve, "127.0.0.1", config.ops_port)
     traffic = await loop.create_server(lambda: ClientConnection(proxy), config.host, config.port, backlog=BACKLOG)
-    watches = [
-        asyncio.create_task(probe.watch(server, proxy, config), name=server.name) for server in proxy.farm.servers
-    ]
+    checks = Checks(proxy)
     port, ops_port = (server.sockets[0].getsockname()[1] for server in (traffic, ops))
     say("loadbalancer.started", host=config.host, port=port, ops_port=ops_port)
 
-    told = asyncio.create_task(stopping.wait())
-    ended, _ = await asyncio.wait({told, *watches}, return_when=asyncio.FIRST_COMPLETED)
-    told.cancel()
-    unchecked = [watch for watch in watches if watch in ended]
+    reasons = {asyncio.create_task(reason.wait()) for reason in (stopping, checks.failed)}
+    await asyncio.wait(reasons, return_when=asyncio.FIRST_COMPLETED)
+    for reason in reasons:
+        reason.cancel()
+    unchecked = list(checks.ended)
     for watch in unchecked:
         say("server.unchecked", level=logging.ERROR, error=watch.exception(), server=watch.get_name())
     say("loadbalancer.draining", clients=len(proxy.clients))
@@ -64,9 +64,7 @@ async def serve(config: Config) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(config.grace):
             await proxy.is_empty.wait()  # 3. answer what was asked
-    for watch in watches:
-        watch.cancel()
-    await asyncio.gather(*watches, return_exceptions=True)
+    await checks.close()
     cut = proxy.close()  # 4. whoever is still here has had the grace
     ops.close()
     say("loadbalancer.stopped", level=logging.WARNING if cut else logging.INFO, cut=cut)

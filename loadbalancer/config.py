@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 PREFIX = "LB_"
-ALGORITHMS = ("round_robin", "least_connections", "consistent_hash")
+SERVERS_MAX = 64
+ALGORITHMS = ("round_robin", "least_connections", "consistent_hash", "power_of_two")
 
 
 class ConfigError(ValueError):
@@ -108,7 +109,7 @@ def _servers(text: str) -> tuple[Address, ...]:
         if not 1 <= port <= 65535 or not 1 <= weight <= 256:
             raise ValueError
         servers.append(Address(name, host, port, weight))
-    if len({server.name for server in servers}) != len(servers) or len(servers) > 64:
+    if len({server.name for server in servers}) != len(servers) or len(servers) > SERVERS_MAX:
         raise ValueError
     return tuple(servers)
 

@@ -39,6 +39,7 @@ class Exchange:
     _connection: ServerConnection | None = None
     _link: Link | None = None
     _was_reused = False
+    _is_apart = False  # counted among its server's streams
     _is_over = False
     _was_sent = False
     _sent_at = 0.0
@@ -145,8 +146,7 @@ class Exchange:
         """No connection could be made; not a byte was sent this time."""
         if self._is_over:
             return
-        server.active -= 1
-        self.server = None
+        self._release(server)
         self._tried = (*self._tried, server)
         self._again(server, f"{server.name}: {problem}")
 
@@ -179,6 +179,8 @@ class Exchange:
         client.wait(self.silence_s)
         self._body = None
         if self.is_stream and self._connection is not None:
+            self.server.begin_stream()
+            self._is_apart = True
             # The server finds out who reads slowly, and gives them up, by what its own small buffer takes.
             keep_little_received(self._connection.transport)
             client.begin_stream()
@@ -228,8 +230,7 @@ class Exchange:
         server = self.server
         assert server is not None
         server.lost += 1
-        server.active -= 1
-        self.server = None
+        self._release(server)
         self._connection = self._link = None
         if self.status:
             self._is_over = True
@@ -338,5 +339,9 @@ class Exchange:
         self._is_over = True
         self._connection = self._link = None
         if self.server is not None:
-            self.server.active -= 1
-            self.server = None
+            self._release(self.server)
+
+    def _release(self, server: Server) -> None:
+        self.server = None
+        server.release(is_stream=self._is_apart)
+        self._is_apart = False

@@ -16,6 +16,12 @@ class Health:
     _bad: int = 0
     _unreached: int = 0
 
+    def distrust(self) -> None:
+        """It has come to a balancer at work, and nobody has seen it alive: one good check first."""
+        self.is_up = False
+        self.reason = "not checked yet"
+        self._good = self.rise - 1
+
     def checked(self, problem: str) -> bool:
         """A check ended; ``problem`` is empty if it went well. True if that changed whether the server is up."""
         if problem:

@@ -81,6 +81,7 @@ class Collector:
         up = GaugeMetricFamily("loadbalancer_server_up", "1 while the server is believed alive.", labels=["server"])
         drained = GaugeMetricFamily("loadbalancer_server_draining", "1 while it gets nothing new.", labels=["server"])
         active = GaugeMetricFamily("loadbalancer_server_active", "Requests it is working on.", labels=["server"])
+        streams = GaugeMetricFamily("loadbalancer_server_streams", "Event streams from it.", labels=["server"])
         peak = GaugeMetricFamily("loadbalancer_server_peak", "The most of them at once.", labels=["server"])
         idle = GaugeMetricFamily(
             "loadbalancer_server_idle_connections", "Kept for the next request.", labels=["server"]
@@ -102,6 +103,7 @@ class Collector:
             up.add_metric([server.name], server.health.is_up)
             drained.add_metric([server.name], server.is_draining)
             active.add_metric([server.name], server.active)
+            streams.add_metric([server.name], server.streams)
             peak.add_metric([server.name], server.peak)
             idle.add_metric([server.name], len(server.pool))
             for label, count in zip(CLASSES, server.answers, strict=True):
@@ -109,7 +111,7 @@ class Collector:
             retries.add_metric([server.name], server.retries)
             lost.add_metric([server.name], server.lost)
             ejections.add_metric([server.name], server.ejections)
-        yield from (up, drained, active, peak, idle, answers, retries, lost, ejections, linked, broken)
+        yield from (up, drained, active, streams, peak, idle, answers, retries, lost, ejections, linked, broken)
         yield _histogram(
             "loadbalancer_connect_seconds",
             "To make a connection.",

@@ -14,12 +14,47 @@ from loadbalancer.servers import Server
 READ_BYTES = 4096
 
 
+class Checks:
+    """A task per server of the farm, also of those that come later; ``failed`` is set if one ends by itself."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self.failed = asyncio.Event()
+        self.ended: list[asyncio.Task[None]] = []  # by themselves
+        self._proxy = proxy
+        self._tasks: dict[Server, asyncio.Task[None]] = {}
+        for server in proxy.farm.servers:
+            self._start(server)
+        proxy.farm.joined = self._start
+        proxy.farm.left = self._stop
+
+    async def close(self) -> None:
+        """No more checks."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    def _start(self, server: Server) -> None:
+        task = self._tasks[server] = asyncio.create_task(
+            watch(server, self._proxy, self._proxy.config), name=server.name
+        )
+        task.add_done_callback(self._note)
+
+    def _stop(self, server: Server) -> None:
+        self._tasks.pop(server).cancel()
+        self._proxy.close_idle(server)
+
+    def _note(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            self.ended.append(task)
+            self.failed.set()
+
+
 async def watch(server: Server, proxy: Proxy, config: Config) -> None:
     """Check ``server`` until cancelled, at moments of its own: all at once would be a pulse of load."""
     while True:
         await asyncio.sleep(config.check_interval * random.uniform(0.9, 1.1))
         problem = await check(server.host, server.port, server.authority, config)
-        if server.health.checked(problem):
+        if server.checked(problem):
             if server.health.is_up:
                 say("server.up", server=server.name)
             else:

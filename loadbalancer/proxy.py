@@ -140,7 +140,7 @@ class Proxy:
             exchange.connected(connection, is_reused=False)
 
     def _unreached(self, server: Server, exchange: Exchange, problem: str) -> None:
-        if server.health.unreached(problem):
+        if server.unreached(problem):
             self.take_out(server)
         exchange.unreached(server, problem)
 

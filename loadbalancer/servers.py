@@ -1,14 +1,16 @@
 """The servers behind the balancer, and which of them gets the next request."""
 
-from collections.abc import Collection
+import random
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
 
-from loadbalancer.config import Config
+from loadbalancer.config import SERVERS_MAX, Address, Config
 from loadbalancer.health import Health
 from loadbalancer.http1.head import RequestHead
 from loadbalancer.http1.plain import PlainRequest
 from loadbalancer.link import Links
 from loadbalancer.policies import POLICIES
+from loadbalancer.policies.base import REQUEST, STREAM, Chance, Policy
 from loadbalancer.pool import Pool
 from loadbalancer.timer import Timer
 
@@ -20,26 +22,34 @@ LINKS_MAX = 8  # to one server; further requests take connections of their own
 
 
 class Server:
-    """One server: where it is, how it stands, what it is doing, what it did."""
+    """One server: where it is, how it stands, what it is doing, what it did.
 
-    def __init__(self, name: str, host: str, port: int, weight: int, config: Config) -> None:
-        self.name = name
-        self.host = host
-        self.port = port
-        self.weight = weight
-        self.authority = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode()
+    ``active``, ``streams`` and ``load`` change in ``assign``, ``begin_stream`` and ``release`` and nowhere else. Who assigns
+    releases, once, however the request ends; at rest all three are 0.
+    """
+
+    def __init__(self, address: Address, config: Config, changed: Callable[[], None]) -> None:
+        self.name, self.host, self.port, self.weight = address
+        self.authority = (f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}").encode()
         self.health = Health(config.check_rise, config.check_fall, config.eject_after)
-        self.is_draining = False
+        self.is_draining = False  # by hand
+        self.is_leaving = False  # taken out of the farm; it finishes what it has
+        self.maxconn = 0  # requests at once, at most, streams apart; 0 = any number
+        self.percent = 100  # of its weight that counts now
+        self.share = self.weight * self.percent
         self.pool: Pool[ServerConnection] = Pool(config.pool_size, config.pool_timeout)
-        self.links = Links(host, port, LINKS_MAX, config.connect_timeout) if config.link else None
-        self.active = 0  # requests assigned and not ended, those waiting for a connection included
-        self.peak = 0  # the most of these at once
+        self.links = Links(self.host, self.port, LINKS_MAX, config.connect_timeout) if config.link else None
+        self.active = 0  # requests assigned and not ended, those waiting for a connection included, streams not
+        self.streams = 0
+        self.load = 0  # of both, as policies compare it
+        self.peak = 0  # the most active at once
         self.answers = [0] * 5  # by status class
         self.retries = 0
         self.lost = 0
         self.ejections = 0
         self.connect_seconds = Timer()
         self.response_seconds = Timer()
+        self._changed = changed  # told whenever it may have become open, or is so no more
 
     def take(self) -> "ServerConnection | None":
         """An idle connection that still stands: between its end and our hearing of it, it looks like the others."""
@@ -51,38 +61,112 @@ class Server:
     def assign(self) -> None:
         """One request more to work on."""
         self.active += 1
-        self.peak = max(self.peak, self.active)
+        self.load += REQUEST
+        if self.active > self.peak:  # noqa: PLR1730 - per request, and max() takes three times as long
+            self.peak = self.active
+        if self.active == self.maxconn:
+            self._changed()
+
+    def begin_stream(self) -> None:
+        """One of its requests turned out to be a stream, which takes nobody's place."""
+        self._end_request()
+        self.streams += 1
+        self.load += STREAM
+
+    def release(self, *, is_stream: bool) -> None:
+        """One of its requests, or streams, has ended."""
+        if is_stream:
+            self.streams -= 1
+            self.load -= STREAM
+        else:
+            self._end_request()
+
+    def checked(self, problem: str) -> bool:
+        """A check ended; ``problem`` is empty if it went well. True if that changed whether the server is up."""
+        return self._heard(has_changed=self.health.checked(problem))
+
+    def unreached(self, problem: str) -> bool:
+        """A request's connection could not be made. True if that took the server out."""
+        return self._heard(has_changed=self.health.unreached(problem))
 
     @property
     def is_usable(self) -> bool:
-        """May it get a request?"""
-        return self.health.is_up and not self.is_draining
+        """May it get requests, if it is not full?"""
+        return self.health.is_up and not self.is_draining and not self.is_leaving
+
+    @property
+    def is_full(self) -> bool:
+        """Has it as many requests as it may have?"""
+        return 0 < self.maxconn <= self.active
 
     @property
     def state(self) -> str:
         """One word for people."""
+        if self.is_leaving:
+            return "leaving"
         if not self.health.is_up:
             return "down"
         return "draining" if self.is_draining else "up"
 
+    def _end_request(self) -> None:
+        self.active -= 1
+        self.load -= REQUEST
+        if self.active == self.maxconn - 1:
+            self._changed()
+
+    def _heard(self, *, has_changed: bool) -> bool:
+        if has_changed:
+            self._changed()
+        return has_changed
+
 
 class Farm:
-    """All servers, and the policy that chooses among them."""
+    """All servers, and the policy that chooses among them. Both may be changed while requests are being worked on.
 
-    def __init__(self, config: Config) -> None:
-        self.servers = tuple(Server(*address, config) for address in config.servers)
-        self._policy = POLICIES[config.algorithm](self.servers)
+    ``later`` is a loop's ``call_soon``: what a change needs done that would hold up the loop is done in slices, and the
+    policy of before chooses meanwhile. Without it everything is done at once. ``number`` is this process's among those that
+    share the work: they must not all begin with the same server.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        chance: Chance = random.random,
+        later: Callable[[Callable[[], None]], object] | None = None,
+        number: int = 0,
+    ) -> None:
+        self.algorithm = config.algorithm
+        self.joined: Callable[[Server], None] = _ignore  # told of who was added
+        self.left: Callable[[Server], None] = _ignore  # told of who was removed
+        self._config = config
+        self._chance = chance
+        self._later = later
+        self._number = number
         self._sources = [source.partition(":")[2].encode() for source in config.hash]  # '' is the address
-        self._is_keyed = config.algorithm == "consistent_hash"
+        self._leaving: list[Server] = []
+        self._open: list[Server] | None = None  # who may be chosen now; None if that is to be found out anew
+        self._spilled = 0  # under policies of before
+        self.servers = tuple(Server(address, config, self._changed) for address in config.servers)
+        self._policy = self._new_policy()
+        self._next: Policy | None = None  # once it is prepared
+        self._making: Iterator[None] = self._policy.prepare()
+        for _ in self._making:
+            pass  # there is nothing to hold up yet
 
     @property
     def spilled(self) -> int:
         """How many requests did not get the server that their key belongs to."""
-        return self._policy.spilled
+        return self._spilled + self._policy.spilled
+
+    @property
+    def leaving(self) -> tuple[Server, ...]:
+        """Those removed that have not finished yet."""
+        self._leaving = [server for server in self._leaving if server.active or server.streams]
+        return tuple(self._leaving)
 
     def key_of(self, head: RequestHead | PlainRequest, address: bytes) -> bytes:
         """What the request is known by: the first of the configured sources that it has."""
-        if self._is_keyed:
+        if self.algorithm == "consistent_hash":
             for source in self._sources:
                 value = head.value(source) if source else address
                 if value:
@@ -90,6 +174,92 @@ class Farm:
         return address
 
     def choose(self, key: bytes, tried: Collection[Server]) -> Server | None:
-        """A usable server that is not among ``tried``, or None."""
-        candidates = [server for server in self.servers if server.is_usable and server not in tried]
+        """A usable server that is neither full nor among ``tried``, or None."""
+        candidates = self._open
+        if candidates is None:
+            candidates = self._open = self._find_open()
+        if tried:
+            candidates = [server for server in candidates if server not in tried]
         return self._policy.choose(candidates, key) if candidates else None
+
+    # Changes, which all take effect with the next request.
+
+    def add(self, address: Address) -> Server:
+        """One server more, used from its first good check on. Raises ValueError if its name is taken or there are too many."""
+        if any(server.name == address.name for server in self.servers):
+            raise ValueError(f"there is a server {address.name!r}")
+        if len(self.servers) >= SERVERS_MAX:
+            raise ValueError(f"there are {SERVERS_MAX} servers, which is the most")
+        server = Server(address, self._config, self._changed)
+        server.health.distrust()
+        self._become((*self.servers, server))
+        self.joined(server)
+        return server
+
+    def remove(self, server: Server) -> None:
+        """It gets nothing new and finishes what it has. Raises ValueError if it is the last, or not one of these."""
+        if server not in self.servers:
+            raise ValueError(f"there is no server {server.name!r}")
+        if len(self.servers) == 1:
+            raise ValueError(f"{server.name!r} is the last server")
+        server.is_leaving = True
+        self._leaving.append(server)
+        self._become(tuple(other for other in self.servers if other is not server))
+        self.left(server)
+
+    def set_weight(self, server: Server, weight: int) -> None:
+        """Its part beside the others', 1 to 256 as in LB_SERVERS. With consistent_hash some keys move for good."""
+        server.weight = weight
+        server.share = weight * server.percent
+        self._renew()
+
+    def set_maxconn(self, server: Server, maxconn: int) -> None:
+        """So many requests at once, 0 for any number. If it has more they are finished, and none is added before."""
+        server.maxconn = maxconn
+        self._changed()
+
+    def set_draining(self, server: Server, *, is_draining: bool) -> None:
+        """Nothing new to it, or again."""
+        server.is_draining = is_draining
+        self._changed()
+
+    def set_algorithm(self, algorithm: str) -> None:
+        """One of ALGORITHMS. What a policy remembers, which is turns, begins anew."""
+        self.algorithm = algorithm
+        self._renew()
+
+    # Own steps.
+
+    def _changed(self) -> None:
+        self._open = None
+
+    def _find_open(self) -> list[Server]:
+        turn = self._number % len(self.servers)
+        in_turn = (*self.servers[turn:], *self.servers[:turn])
+        return [server for server in in_turn if server.is_usable and not server.is_full]
+
+    def _become(self, servers: tuple[Server, ...]) -> None:
+        self.servers = servers
+        self._changed()
+        self._renew()
+
+    def _new_policy(self) -> Policy:
+        return POLICIES[self.algorithm](self.servers, self._chance)
+
+    def _renew(self) -> None:
+        self._next = self._new_policy()
+        self._making = self._next.prepare()
+        self._make()
+
+    def _make(self) -> None:
+        for _ in self._making:
+            if self._later is not None:
+                self._later(self._make)
+                return
+        if self._next is not None:  # or one change overtook another, and it is done
+            self._spilled += self._policy.spilled
+            self._policy, self._next = self._next, None
+
+
+def _ignore(_: Server) -> None:
+    """Nobody has asked to be told."""

@@ -1,29 +1,32 @@
 """Smooth weighted round robin: exact shares, and no burst for the heavy one.
 
-At every choice each candidate gains its weight, the richest is chosen and pays what all of them gained. Over any W
-consecutive choices, W the sum of the weights, each is chosen exactly its weight.
+At every choice each candidate gains its share, the richest is chosen and pays what all of them gained. Over any W
+consecutive choices, W the sum of the weights, each is chosen exactly its weight, and what all have together is nothing.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 
-from loadbalancer.policies.base import C, Candidate
+from loadbalancer.policies.base import C, Candidate, Chance, Policy
 
 
-class RoundRobin:
+class RoundRobin(Policy):
     """In turn, by weight."""
 
-    spilled = 0
-
-    def __init__(self, servers: Sequence[Candidate]) -> None:
-        self._credit = {server.name: 0 for server in servers}
+    def __init__(self, servers: Sequence[Candidate], chance: Chance) -> None:  # noqa: ARG002 - nothing here is chance
+        self._credit: defaultdict[str, int] = defaultdict(int)  # also of those that came later
 
     def choose(self, candidates: Sequence[C], key: bytes) -> C:  # noqa: ARG002 - who asks does not matter here
         """The one whose turn it is."""
         credit = self._credit
-        gained = 0
+        chosen = candidates[0]
+        gained = most = 0
         for server in candidates:
-            credit[server.name] += server.weight
-            gained += server.weight
-        chosen = max(candidates, key=lambda server: credit[server.name])
+            share = server.share
+            gained += share
+            now = credit[server.name] = credit[server.name] + share
+            if now > most or server is chosen:
+                most = now
+                chosen = server
         credit[chosen.name] -= gained
         return chosen

@@ -178,7 +178,8 @@ def test_the_balancers_settings_are_checked_by_its_own_table_and_handed_on_as_wr
     assert settings.origins["LB_ALGORITHM"] == "environment"
     (problem,) = refused({"LB_ALGORITHM": "random"})
     assert (
-        "LB_ALGORITHM (environment) is 'random'; allowed: round_robin | least_connections | consistent_hash" in problem
+        "LB_ALGORITHM (environment) is 'random'; allowed: round_robin | least_connections | consistent_hash | power_of_two"
+        in problem
     )
 
 
