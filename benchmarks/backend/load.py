@@ -8,7 +8,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -51,10 +51,15 @@ async def send(
 
     Raises ``RuntimeError`` when the generator fails. Without wrk it is ours, which takes more CPU for the same.
     """
+    generate = _by_wrk if has_wrk() else _by_ours
+    return await seen(lambda: generate(url, attempts, seconds, connections, ends or asyncio.Event()), watched)
+
+
+async def seen(generate: Callable[[], Awaitable[dict[str, Any]]], watched: Mapping[str, int]) -> Seen:
+    """What a generator says that it saw, and what everybody in ``watched`` took meanwhile."""
     before = {name: cpu_seconds(pid) for name, pid in watched.items()}
     own = _own_seconds()
-    generate = _by_wrk if has_wrk() else _by_ours
-    found = await generate(url, attempts, seconds, connections, ends or asyncio.Event())
+    found = await generate()
     used = {name: cpu_seconds(pid) - before[name] for name, pid in watched.items()}
     used[GENERATOR] = _own_seconds() - own
     answers = max(found["answers"], 1)
@@ -93,41 +98,44 @@ def resident_bytes(pid: int) -> int:
     return int(sum(memory.rss for memory in _of_all(pid, psutil.Process.memory_info)))
 
 
-async def _by_wrk(url: str, attempts: Attempts, seconds: int, connections: int, ends: asyncio.Event) -> dict[str, Any]:
-    with tempfile.NamedTemporaryFile("w", encoding="ascii", suffix=".bodies") as bodies:
-        bodies.writelines(f"{body}\n" for body in attempts.bodies)
-        bodies.flush()
-        wrk = await asyncio.create_subprocess_exec(
-            *("wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "-s", str(SCRIPT), url),
-            *(
-                "--",
-                attempts.line,
-                attempts.prefix,
-                bodies.name,
-                *([str(attempts.identities)] if attempts.identities else []),
-            ),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        stopping = asyncio.create_task(_interrupt(wrk, ends))
-        try:
-            async with asyncio.timeout(seconds + SPARE_SECONDS):
-                said, _ = await wrk.communicate()
-        finally:
-            stopping.cancel()
-            if wrk.returncode is None:
-                wrk.kill()
-                await wrk.wait()
-    if wrk.returncode != 0:
-        raise RuntimeError(f"wrk ended with {wrk.returncode}: {said.decode(errors='replace')[-500:]}")
+async def wrk(
+    url: str, seconds: int, connections: int, script: Sequence[str], ends: asyncio.Event | None = None
+) -> dict[str, Any]:
+    """After ``seconds`` or when ``ends``: the JSON of the last line of a ``script``, a path and its arguments. Raises ``RuntimeError``."""
+    path, *words = script
+    child = await asyncio.create_subprocess_exec(
+        *("wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "-s", path, url, "--", *words),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    stopping = asyncio.create_task(_interrupt(child, ends or asyncio.Event()))
+    try:
+        async with asyncio.timeout(seconds + SPARE_SECONDS):
+            said, _ = await child.communicate()
+    finally:
+        stopping.cancel()
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+    if child.returncode != 0:
+        raise RuntimeError(f"wrk ended with {child.returncode}: {said.decode(errors='replace')[-500:]}")
     found: dict[str, Any] = json.loads(said.splitlines()[-1])
     return found
 
 
-async def _interrupt(wrk: asyncio.subprocess.Process, ends: asyncio.Event) -> None:
+async def _by_wrk(url: str, attempts: Attempts, seconds: int, connections: int, ends: asyncio.Event) -> dict[str, Any]:
+    with tempfile.NamedTemporaryFile("w", encoding="ascii", suffix=".bodies") as bodies:
+        bodies.writelines(f"{body}\n" for body in attempts.bodies)
+        bodies.flush()
+        identities = [str(attempts.identities)] if attempts.identities else []
+        script = [str(SCRIPT), attempts.line, attempts.prefix, bodies.name, *identities]
+        return await wrk(url, seconds, connections, script, ends)
+
+
+async def _interrupt(child: asyncio.subprocess.Process, ends: asyncio.Event) -> None:
     await ends.wait()
     with contextlib.suppress(ProcessLookupError):
-        wrk.send_signal(signal.SIGINT)  # it says what it saw until here
+        child.send_signal(signal.SIGINT)  # it says what it saw until here
 
 
 async def _by_ours(url: str, attempts: Attempts, seconds: int, connections: int, ends: asyncio.Event) -> dict[str, Any]:

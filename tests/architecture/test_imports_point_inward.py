@@ -148,6 +148,13 @@ MAY_IMPORT: dict[str, set[str]] = {
         "flashsale.authority",
         "flashsale.stack.processes",
     },
+    # starts balancers, and measures them as backends are measured
+    "benchmarks.lb": {
+        "benchmarks.backend",
+        "flashsale.settings",
+        "flashsale.stack.processes",
+        "flashsale.stack.services",
+    },
     # measures the SQL itself, and the sweepers of upkeep
     "benchmarks.authority": {"flashsale.contract", "flashsale.authority", "flashsale.upkeep"},
     # measures the payment worker, in a process of its own

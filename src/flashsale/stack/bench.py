@@ -24,7 +24,7 @@ from flashsale.stack.console import table
 from flashsale.stack.exits import Exit, StackError
 from flashsale.stack.processes import dies_with_us
 from flashsale.stack.running import Stack, running_stack
-from flashsale.stack.services import install, may_install
+from flashsale.stack.services import SYSTEM_PATH, install, may_install
 
 INSTANCE = "bench"
 STOP_WITHIN_S = 10.0
@@ -58,6 +58,7 @@ class Bench:
     roles: tuple[str, ...]  # running beside it; their count is the settings'
     role: str
     subjects: tuple[Subject, ...] = ()  # none: there is but one thing
+    parts: tuple[str, ...] = ()  # of it, where there are no subjects
     programs: tuple[str, ...] = ()  # Debian packages that are called like the programs in them
     as_owner: bool = False  # it makes databases of its own, and gets PostgreSQL's URL of who may
     spares_core: bool = False  # services and roles keep off the last core, which the module gives to what it measures
@@ -109,6 +110,24 @@ BENCHES: tuple[Bench, ...] = (
         spares_core=True,
     ),
     Bench(
+        "lb",
+        "what a request costs the balancer, beside HAProxy, nginx and what others would build",
+        "Gives the balancer one core, and client and upstream the other ones. Every round runs everything that is compared, one\n"
+        "after the other, and ratios are taken within a round.\n\n"
+        "Parts:\n\n"
+        "  plain     a request over kept connections, beside HAProxy and nginx\n\n"
+        "Bars stand behind the tables as met or missed; a missed one does not change the exit code, since it is the machine's as\n"
+        "well.\n\n"
+        "examples:\n  ./flash bench lb\n  ./flash bench lb --part plain --quick --json",
+        "benchmarks.lb",
+        services=(),
+        roles=(),
+        role="upkeep",
+        parts=("plain",),
+        programs=("wrk", "nginx", "haproxy"),
+        spares_core=True,
+    ),
+    Bench(
         "authority",
         "holds per second of PostgreSQL, what each feature costs, how late holds end",
         "Batches of 128 on one hot SKU, beside a bare insert-and-update in every round; the function without one feature after\n"
@@ -149,7 +168,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         )
         sub.set_defaults(bench=bench, subject=None, parts=None)
         if not bench.subjects:
-            _flags(sub)
+            _flags(sub, bench.parts)
             continue
         names = sub.add_subparsers(metavar="subject", required=True)
         for subject in bench.subjects:
@@ -161,13 +180,14 @@ def options(parser: argparse.ArgumentParser) -> None:
                 allow_abbrev=False,
             )
             one.set_defaults(subject=subject.name)
-            one.add_argument(
-                "--part", action="append", dest="parts", choices=subject.parts, help="this part only; may be repeated"
-            )
-            _flags(one)
+            _flags(one, subject.parts)
 
 
-def _flags(parser: argparse.ArgumentParser) -> None:
+def _flags(parser: argparse.ArgumentParser, parts: tuple[str, ...]) -> None:
+    if parts:
+        parser.add_argument(
+            "--part", action="append", dest="parts", choices=parts, help="this part only; may be repeated"
+        )
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes: shows that it works, no more")
     parser.add_argument("--json", action="store_true", help="machine-readable result on stdout")
 
@@ -204,7 +224,8 @@ async def run(parsed: argparse.Namespace, settings: Settings, say: Callable[[str
 
 
 def _need(bench: Bench, settings: Settings, say: Callable[[str], None]) -> None:
-    missing = [program for program in bench.programs if shutil.which(program) is None]
+    path = f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}"  # daemons lie where not everybody looks
+    missing = [program for program in bench.programs if shutil.which(program, path=path) is None]
     if missing and not may_install(settings):
         raise StackError(
             f"bench {bench.name} needs {' '.join(missing)}. Fix: apt-get install {' '.join(missing)}", Exit.MISSING

@@ -1,0 +1,62 @@
+"""``python -m benchmarks.lb``: started by ``./flash bench``. Progress on stderr, one JSON line on stdout.
+
+Laws as in ``benchmarks.backend``: whatever is compared is measured in every round, one after the other, and ratios are taken within
+a round; an answer that was not asked for ends the run; a bar that is missed does not.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import uvloop
+
+from benchmarks.backend.report import Section, whole
+from benchmarks.lb import plain
+from benchmarks.lb.field import Field
+
+PARTS = {"plain": plain}
+
+
+async def main() -> int:
+    options = _parse(sys.argv[1:])
+    with tempfile.TemporaryDirectory(prefix="flash-bench-") as folder:
+        field = Field(
+            environment=dict(os.environ),
+            core=options.core,
+            folder=Path(folder),
+            home=options.home,
+            pictures=options.pictures,
+            say=_say,
+        )
+        sections: dict[str, Section] = {}
+        for number, name in enumerate(options.parts, 1):
+            _say(f"part {number} of {len(options.parts)}: {name}")
+            part = PARTS[name]
+            sections[name] = await part.measure(field, part.QUICK if options.quick else part.FULL)
+    print(json.dumps(whole(sections)))
+    return 0
+
+
+def _say(text: str) -> None:
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.lb", allow_abbrev=False)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--part", action="append", dest="parts", choices=list(PARTS))
+    parser.add_argument("--home", type=Path, required=True, help="where peers are installed")
+    parser.add_argument("--pictures", type=Path, required=True, help="the first part of their names")
+    parser.add_argument("--core", type=int, required=True, help="the balancer's own")
+    parser.add_argument("--processes", help="what runs beside it; nothing does")
+    options = parser.parse_args(arguments)
+    options.parts = [name for name in PARTS if name in (options.parts or PARTS)]
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(uvloop.run(main()))

@@ -1,0 +1,37 @@
+"""What is asked through a balancer: twelve fields, as a browser of a shop sends them. The same bytes every time."""
+
+import json
+from pathlib import Path
+
+POST, GET = "POST", "GET"
+BODY = json.dumps({"items": [{"sku": "bench-one", "quantity": 1}], "pay_now": "card"}, separators=(",", ":"))
+_BOTH = (
+    "Host: shop.example",
+    "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36",
+    "Accept: application/json",
+    "Accept-Encoding: gzip, deflate, br",
+    "Accept-Language: en-GB,en;q=0.9,nl;q=0.8",
+    "Referer: https://shop.example/sales/bench",
+    "Cookie: session=b1946ac92492d2347c6235b4d2611184; seen=1",
+    "Buyer-Id: buyer-0000000001",
+    "DNT: 1",
+)
+_OF = {
+    POST: ("Content-Type: application/json", f"Content-Length: {len(BODY)}", "Idempotency-Key: bench-0000000000000001"),
+    GET: ("Sec-Fetch-Dest: empty", "Sec-Fetch-Mode: cors", "Sec-Fetch-Site: same-origin"),
+}
+_TARGETS = {POST: "/purchases", GET: "/stock/bench-one"}
+FIELDS = 12
+
+
+def request(method: str) -> bytes:
+    """One whole request."""
+    lines = [f"{method} {_TARGETS[method]} HTTP/1.1", *_BOTH, *_OF[method], "", BODY if method == POST else ""]
+    return "\r\n".join(lines).encode()
+
+
+def file_of(method: str, folder: Path) -> Path:
+    """The same in a file, for wrk's script."""
+    path = folder / f"{method.lower()}.request"
+    path.write_bytes(request(method))
+    return path
