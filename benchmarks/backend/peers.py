@@ -26,7 +26,7 @@ def find(home: Path, say: Callable[[str], None]) -> tuple[list[Contestant], list
         Contestant(PLAIN, (sys.executable, "-m", "benchmarks.peers.aiohttp_plain")),
         Contestant("aiohttp + auto-pipelining", (sys.executable, "-m", "benchmarks.peers.aiohttp_pipelined")),
         Contestant(
-            "FastAPI + redis-py", (sys.executable, "-m", "benchmarks.peers.fastapi_plain"), str(_python(home, say))
+            "FastAPI + redis-py", (sys.executable, "-m", "benchmarks.peers.fastapi_plain"), str(packages(home, say))
         ),
     ]
     node, npm = shutil.which("node"), shutil.which("npm")
@@ -38,14 +38,15 @@ def find(home: Path, say: Callable[[str], None]) -> tuple[list[Contestant], list
 
 def that_queue(home: Path, say: Callable[[str], None]) -> list[Contestant]:
     """The peers that put attempts into RabbitMQ. Installs under ``home``. Raises ``RuntimeError``."""
-    path = str(_python(home, say))
+    path = str(packages(home, say))
     return [
         Contestant("Flask + Celery", (sys.executable, "-m", "benchmarks.peers.flask_celery"), path),
         Contestant("Flask + pika", (sys.executable, "-m", "benchmarks.peers.flask_pika"), path),
     ]
 
 
-def _python(home: Path, say: Callable[[str], None]) -> Path:
+def packages(home: Path, say: Callable[[str], None]) -> Path:
+    """Where the Python peers' packages are; comes first on their path. Installs under ``home``. Raises ``RuntimeError``."""
     # Beside the environment and not in it: that is exactly requirements.lock, and what the engine runs on must not grow by
     # what it is compared with. The peers' lock is made under ours as a constraint, so what both need is the same.
     target = home / f"python-{_digest(LOCK)}"

@@ -31,6 +31,10 @@ class Upstream(NamedTuple):
     port: int
     path: Path  # of its Unix-domain socket
 
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
 
 class Given(NamedTuple):
     """What a balancer is started with."""
@@ -53,6 +57,7 @@ class Contestant(NamedTuple):
 
     name: str
     prepare: Callable[[Given], Start]
+    wants_urls: bool = False  # where others are asked for a path
 
 
 class Balancer(NamedTuple):
@@ -61,10 +66,6 @@ class Balancer(NamedTuple):
     contestant: Contestant
     pid: int
     port: int
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
 
 def ours(name: str, settings: Mapping[str, str] | None = None) -> Contestant:
@@ -110,7 +111,7 @@ backend servers
     server upstream 127.0.0.1:{given.upstream.port} check inter 1s pool-max-conn {KEPT}
 """
     )
-    return Start((program("haproxy"), "-q", "-db", "-f", str(path)), given.environment)
+    return Start((program("haproxy", given.environment), "-q", "-db", "-f", str(path)), given.environment)
 
 
 def _nginx(given: Given) -> Start:
@@ -169,18 +170,32 @@ http {{
 }}
 """
     )
-    return Start((program("nginx"), "-e", "stderr", "-p", str(folder), "-c", str(path)), given.environment)
+    return Start(
+        (program("nginx", given.environment), "-e", "stderr", "-p", str(folder), "-c", str(path)), given.environment
+    )
+
+
+def find(field: Field) -> tuple[list[Contestant], list[str]]:
+    """Ours, and whoever else can run here; and a word about each that cannot."""
+    others = {"haproxy": HAPROXY, "nginx": NGINX}
+    missing = {name: one for name, one in others.items() if _found(name, field.environment) is None}
+    there = [one for name, one in others.items() if name not in missing]
+    return [OURS, *there], [f"{one.name} is left out: there is no {name}." for name, one in missing.items()]
 
 
 @contextlib.asynccontextmanager
 async def serving(field: Field) -> AsyncIterator[Upstream]:
-    """An nginx that says the same to whatever comes, on the cores that are not the balancer's."""
+    """An nginx that says the same to whatever comes, on the cores that are not the balancer's. Without one it is ours, and slower."""
     folder = _folder(field, "upstream")
     upstream = Upstream(0, free_port(), folder / "socket")
-    given = Given(field.environment, folder, upstream.port, upstream)
-    start = nginx(
-        given,
-        f"""
+    if _found("nginx", field.environment) is None:
+        command = (sys.executable, "-m", "benchmarks.lb.origin", str(upstream.port), str(ANSWER_BYTES))
+        start = Start(command, field.environment)
+    else:
+        given = Given(field.environment, folder, upstream.port, upstream)
+        start = nginx(
+            given,
+            f"""
     server {{
         listen 127.0.0.1:{upstream.port} backlog=4096;
         listen unix:{upstream.path} backlog=4096;
@@ -188,7 +203,7 @@ async def serving(field: Field) -> AsyncIterator[Upstream]:
         default_type application/json;
         location / {{ return 200 '{"x" * ANSWER_BYTES}'; }}
     }}""",
-    )
+        )
     async with process("upstream", start.command, start.environment, field.others, upstream.port) as pid:
         yield upstream._replace(pid=pid)
 
@@ -204,21 +219,24 @@ async def running(
         yield Balancer(contestant, pid, given.port)
 
 
-def until_answering(name: str, port: int, request: bytes) -> None:
+def until_answering(balancer: Balancer, request: bytes) -> None:
     """It hands on what the upstream says. Raises ``RuntimeError`` when it never does."""
     ends = time.monotonic() + ANSWERS_SECONDS
-    while (told := _ask(port, request)) != (200, ANSWER_BYTES):
+    while (told := _ask(balancer.port, request)) != (200, ANSWER_BYTES):
         if time.monotonic() > ends:
-            raise RuntimeError(f"{name} answers {told[0]} with {told[1]} bytes")
+            raise RuntimeError(f"{balancer.contestant.name} answers {told[0]} with {told[1]} bytes")
         time.sleep(0.1)
 
 
-def program(name: str) -> str:
+def program(name: str, environment: Mapping[str, str]) -> str:
     """Where it is: Debian keeps daemons where not everybody looks. Raises ``RuntimeError``."""
-    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}")
-    if found is None:
+    if (found := _found(name, environment)) is None:
         raise RuntimeError(f"there is no {name}")
     return found
+
+
+def _found(name: str, environment: Mapping[str, str]) -> str | None:
+    return shutil.which(name, path=f"{environment.get('PATH', '')}:{SYSTEM_PATH}")
 
 
 def _ask(port: int, request: bytes) -> tuple[int, int]:

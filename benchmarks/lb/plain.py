@@ -1,34 +1,22 @@
 """What one request costs: a closed loop of wrk's through one balancer after the other, each alone on its core."""
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
-from pathlib import Path
+import itertools
+from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
 from benchmarks.backend import load
 from benchmarks.backend.cores import stopped
 from benchmarks.backend.load import Seen
-from benchmarks.backend.report import Bar, Section
-from benchmarks.lb import wants
-from benchmarks.lb.balancers import (
-    ANSWER_BYTES,
-    HAPROXY,
-    NGINX,
-    OURS,
-    Balancer,
-    Contestant,
-    Upstream,
-    running,
-    serving,
-    until_answering,
-)
+from benchmarks.backend.report import Bar, Section, at_least, middle, ratios
+from benchmarks.lb import balancers, loop, peers, wants
+from benchmarks.lb.balancers import ANSWER_BYTES, HAPROXY, OURS, Balancer, Contestant, Upstream
 from benchmarks.lb.field import Field
-from benchmarks.lb.report import HEADER, Cell, Loads, compared, raw, row
+from benchmarks.lb.report import HEADER, Cell, Loads, compared, cpu, raw, row
 
-SCRIPT = Path(__file__).with_name("same.lua")
 DIRECT = "none: the upstream alone"
 MOST = {HAPROXY.name: {"cpu": 1.5, "p99": 1.5}}
-CONTESTANTS: tuple[Contestant, ...] = (OURS, HAPROXY, NGINX)
+PYTHON_TIMES = 5.0  # what a request costs the others in Python, of what it costs ours
 
 
 class Effort(NamedTuple):
@@ -45,30 +33,26 @@ FULL, QUICK = Effort(5, 4, 2, (wants.POST, wants.GET)), Effort(1, 1, 1, (wants.P
 
 async def measure(field: Field, effort: Effort) -> Section:
     """Everybody in every round. Raises ``RuntimeError`` at an answer that was not asked for."""
-    return section(await against(field, effort, CONTESTANTS), effort)
+    contestants, left_out = balancers.find(field)
+    seen = await against(field, effort, [*contestants, *peers.find(field.home, field.say)])
+    return section(seen, effort, left_out)
 
 
 async def against(field: Field, effort: Effort, contestants: Sequence[Contestant]) -> dict[Cell, list[Seen]]:
     """The loads of all rounds."""
     seen: dict[Cell, list[Seen]] = {}
-    async with serving(field) as upstream, all_running(field, upstream, contestants) as balancers:
-        files = {method: wants.file_of(method, field.folder) for method in effort.methods}
+    async with balancers.serving(field) as upstream, all_running(field, upstream, contestants) as running:
         for number in range(-1 if effort.warm_up_seconds else 0, effort.rounds):
             seconds = effort.seconds if number >= 0 else effort.warm_up_seconds
-            for method, file in files.items():
-                for name, port, pid in [
-                    (DIRECT, upstream.port, upstream.pid),
-                    *((one.contestant.name, one.port, one.pid) for one in balancers),
-                ]:
-                    watched = {load.SERVER: pid, "upstream": upstream.pid}
-                    with stopped(other.pid for other in balancers if other.pid != pid):
-                        one = await through(name, port, file, seconds, watched)
-                    if number >= 0:
-                        seen.setdefault(Cell(method, name), []).append(one)
-                        field.say(
-                            f"plain, round {number + 1}: {method}, {name}: {one.rate:,.0f}/s,"
-                            f" CPU {one.cpu_us[load.SERVER]:.1f} us, p99 {one.p99_ms:.1f} ms"
-                        )
+            for method, balancer in itertools.product(effort.methods, (None, *running)):
+                one = await _turn(field, (upstream, running), balancer, method, seconds)
+                if number >= 0:
+                    name = balancer.contestant.name if balancer else DIRECT
+                    seen.setdefault(Cell(method, name), []).append(one)
+                    field.say(
+                        f"plain, round {number + 1}: {method}, {name}: {one.rate:,.0f}/s,"
+                        f" CPU {one.cpu_us[load.SERVER]:.1f} us, p99 {one.p99_ms:.1f} ms"
+                    )
     return seen
 
 
@@ -78,32 +62,43 @@ async def all_running(
 ) -> AsyncIterator[list[Balancer]]:
     """Everybody, each shown to answer."""
     async with contextlib.AsyncExitStack() as stack:
-        balancers = [await stack.enter_async_context(running(one, field, upstream)) for one in contestants]
-        for balancer in balancers:
+        found = [await stack.enter_async_context(balancers.running(one, field, upstream)) for one in contestants]
+        for balancer in found:
             for method in (wants.POST, wants.GET):
-                until_answering(balancer.contestant.name, balancer.port, wants.request(method))
-        yield balancers
+                balancers.until_answering(balancer, wants.request(method, _base(balancer, upstream)))
+        yield found
 
 
-async def through(name: str, port: int, file: Path, seconds: int, watched: Mapping[str, int]) -> Seen:
-    """One load. Raises ``RuntimeError`` at an answer that was not asked for."""
-    script = [str(SCRIPT), str(file)]
-    url = f"http://127.0.0.1:{port}"
-    one = await load.seen(lambda: load.wrk(url, seconds, load.CONNECTIONS, script), watched)
-    if one.broken or one.refusals or not one.answers:
-        raise RuntimeError(f"{name}: unexpected answers, {one}")
-    return one
+async def _turn(
+    field: Field, there: tuple[Upstream, Sequence[Balancer]], whose: Balancer | None, method: str, seconds: int
+) -> Seen:
+    upstream, everybody = there
+    with stopped(other.pid for other in everybody if other is not whose):
+        if whose is None:
+            file = wants.file_of(method, field.folder)
+            return await loop.through(DIRECT, upstream.port, file, seconds, {load.SERVER: upstream.pid})
+        file = wants.file_of(method, field.folder, _base(whose, upstream))
+        watched = {load.SERVER: whose.pid, "upstream": upstream.pid}
+        return await loop.through(whose.contestant.name, whose.port, file, seconds, watched)
 
 
-def section(seen: Loads, effort: Effort) -> Section:
+def _base(balancer: Balancer, upstream: Upstream) -> str:
+    return upstream.url if balancer.contestant.wants_urls else ""
+
+
+def section(seen: Loads, effort: Effort, left_out: Sequence[str]) -> Section:
     """The table, the bars, and every round. Pure."""
     rows, bars = [], list[Bar]()
     for cell, loads in seen.items():
         mine = seen[cell._replace(balancer=OURS.name)]
         is_peer = cell.balancer not in {OURS.name, DIRECT}
         rows.append(row(cell, loads, mine if is_peer else None))
-        if most := MOST.get(cell.balancer):
-            bars += compared(f"plain pool, {cell.what}", mine, cell.balancer, loads, most)
+        bars += compared(f"plain pool, {cell.what}", mine, cell.balancer, loads, MOST.get(cell.balancer, {}))
+        if cell.balancer in {peers.TUNED, peers.PROXY_PY}:
+            what = f"plain pool, {cell.what}: CPU of {cell.balancer}, times ours"
+            bars.append(
+                at_least(PYTHON_TIMES, ratios(cpu(loads), cpu(mine)), what, f"ours {middle(cpu(mine)):,.1f} us")
+            )
     return Section(
         "A request through a balancer that is alone on its core",
         HEADER,
@@ -114,7 +109,12 @@ def section(seen: Loads, effort: Effort) -> Section:
                 f" keep-alive connections; {wants.FIELDS} request fields, answers of {ANSWER_BYTES} bytes by nginx, which shares the"
                 " other core with wrk; medians, least and most."
             ),
+            (
+                f"{peers.PROXY_PY} is asked as a forward proxy, for a URL, and passes on what it is sent; the others check, and write"
+                " heads anew."
+            ),
             "CPU US is the balancer's per request, by its process's times, system calls included.",
+            *left_out,
         ],
         bars,
         raw(seen),

@@ -24,14 +24,14 @@ _TARGETS = {POST: "/purchases", GET: "/stock/bench-one"}
 FIELDS = 12
 
 
-def request(method: str) -> bytes:
-    """One whole request."""
-    lines = [f"{method} {_TARGETS[method]} HTTP/1.1", *_BOTH, *_OF[method], "", BODY if method == POST else ""]
+def request(method: str, base: str = "") -> bytes:
+    """One whole request, of a path or (with ``base``) of a URL."""
+    lines = [f"{method} {base}{_TARGETS[method]} HTTP/1.1", *_BOTH, *_OF[method], "", BODY if method == POST else ""]
     return "\r\n".join(lines).encode()
 
 
-def file_of(method: str, folder: Path) -> Path:
+def file_of(method: str, folder: Path, base: str = "") -> Path:
     """The same in a file, for wrk's script."""
-    path = folder / f"{method.lower()}.request"
-    path.write_bytes(request(method))
+    path = folder / f"{method}-{'url' if base else 'path'}"
+    path.write_bytes(request(method, base))
     return path

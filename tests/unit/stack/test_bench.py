@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.backend.__main__ import PARTS
+from benchmarks.lb.__main__ import PARTS as LB_PARTS
 from flashsale.settings import Settings
 from flashsale.stack import bench
 from flashsale.stack.exits import Exit, StackError
@@ -39,6 +40,10 @@ def test_the_parts_that_can_be_asked_for_are_those_that_there_are() -> None:
         assert all(f"\n  {part} " in subject.about for part in subject.parts)
         words = [subject.name, *("--part", subject.parts[0], "--part", subject.parts[1], "--quick")]
         assert bench._words(parse(row.name, *words)) == words
+    (row,) = [one for one in bench.BENCHES if one.name == "lb"]
+    assert list(row.parts) == list(LB_PARTS)
+    assert all(f"\n  {part} " in row.about for part in row.parts)
+    assert bench._words(parse("lb", "--part", row.parts[0])) == ["--part", row.parts[0]]
     assert bench._words(parse("authority")) == []
 
 

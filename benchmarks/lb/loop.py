@@ -1,0 +1,25 @@
+"""A closed loop on one balancer, by wrk where there is one."""
+
+from collections.abc import Awaitable, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.backend import load
+from benchmarks.backend.load import Seen
+
+SCRIPT = Path(__file__).with_name("same.lua")
+
+
+async def through(name: str, port: int, file: Path, seconds: int, watched: Mapping[str, int]) -> Seen:
+    """The request in ``file``, again and again on each connection. Raises ``RuntimeError`` at an answer that was not asked for."""
+    one = await load.seen(lambda: _generate(port, file, seconds), watched)
+    if one.broken or one.refusals or not one.answers:
+        raise RuntimeError(f"{name}: unexpected answers, {one}")
+    return one
+
+
+def _generate(port: int, file: Path, seconds: int) -> Awaitable[dict[str, Any]]:
+    if load.has_wrk():
+        return load.wrk(f"http://127.0.0.1:{port}", seconds, load.CONNECTIONS, [str(SCRIPT), str(file)])
+    request = file.read_bytes()
+    return load.ours(port, lambda _: request, seconds, load.CONNECTIONS)

@@ -1,0 +1,68 @@
+"""Every part of the balancer's benchmark, small, with whoever is there: what was said adds up, and nothing is said of how fast."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from benchmarks.backend import load
+from benchmarks.backend.report import Section
+from benchmarks.lb import balancers, plain, wants
+from benchmarks.lb.balancers import OURS, Contestant
+from benchmarks.lb.field import Field
+from benchmarks.lb.peers import aiohttp_proxy
+from flashsale.settings import REPOSITORY
+
+pytestmark = [pytest.mark.alone, pytest.mark.slow, pytest.mark.timeout(900)]
+
+PEER = Contestant("aiohttp", lambda given: aiohttp_proxy(given, is_tuned=True))  # needs nothing to be installed
+
+
+@pytest.fixture
+def field(tmp_path: Path) -> Field:
+    return Field(
+        environment={"PATH": os.environ["PATH"], "PYTHONPATH": f"{REPOSITORY / 'src'}:{REPOSITORY}"},
+        core=max(os.sched_getaffinity(0)),
+        folder=tmp_path,
+        home=tmp_path,
+        pictures=tmp_path / "lb",
+        say=print,
+    )
+
+
+def is_told(section: Section) -> bool:
+    return bool(section.rows) and {len(row) for row in section.rows} == {len(section.header)}
+
+
+async def test_a_request_goes_through_everybody(field: Field) -> None:
+    contestants, left_out = balancers.find(field)
+    everybody = [*contestants, PEER]
+    effort = plain.Effort(1, 1, 0, (wants.POST, wants.GET))
+    seen = await plain.against(field, effort, everybody)
+    names = [plain.DIRECT, *(one.name for one in everybody)]
+    assert [tuple(cell) for cell in seen] == [(method, name) for method in effort.methods for name in names]
+    for (one,) in seen.values():
+        assert one.answers > 0 == one.refusals + one.broken
+        assert one.cpu_us[load.SERVER] > 0
+    said = plain.section(seen, effort, left_out)
+    assert is_told(said)
+    assert len(left_out) == 3 - len(contestants)
+
+
+async def test_without_wrk_and_nginx_client_and_upstream_are_ours(
+    field: Field, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "has_wrk", lambda: False)
+    monkeypatch.setattr(balancers, "SYSTEM_PATH", "")
+    bare = field._replace(environment={**field.environment, "PATH": ""})
+    contestants, left_out = balancers.find(bare)
+    assert (contestants, len(left_out)) == ([OURS], 2)
+    seen = await plain.against(bare, plain.Effort(1, 1, 0, (wants.POST,)), contestants)
+    assert [one.answers > 0 for loads in seen.values() for one in loads] == [True, True]
+
+
+async def test_an_answer_that_was_not_asked_for_ends_the_run(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(balancers, "ANSWERS_SECONDS", 0.0)
+    nowhere = balancers.ours("ours", {"LB_SERVERS": "nowhere=127.0.0.1:9"})
+    with pytest.raises(RuntimeError, match="ours answers 50"):
+        await plain.against(field, plain.Effort(1, 1, 0, (wants.POST,)), [nowhere])
