@@ -53,12 +53,13 @@ class Connection(asyncio.Protocol):
         self._is_blocked = False  # the client does not take what it is told
         self._is_paused = False  # and we do not read what it says
         self._told_blocked = False
+        self._is_due = False  # to be flushed at the end of this loop turn
         self.heard = listener.now
 
     @property
     def is_asked(self) -> bool:
         """Is an answer owed, other than what the protocol behind does for good?"""
-        return bool(self._slots) or (self._passed is not None and not self._is_for_good)
+        return bool(self._slots or self._out) or (self._passed is not None and not self._is_for_good)
 
     @property
     def _is_open(self) -> bool:
@@ -111,6 +112,7 @@ class Connection(asyncio.Protocol):
 
     def flush(self) -> None:
         """Write what is answered, in order and at once, then go on with what waits."""
+        self._is_due = False
         while self._slots and (answer := self._slots[0].answer) is not None:
             self._slots.popleft()
             self._out.append(answer)
@@ -144,12 +146,20 @@ class Connection(asyncio.Protocol):
             and self._take()
         ):
             pass
-        self._write()
+        if self._out:
+            self._flush_soon()
         if self._unread:
             self._listener.partial.add(self)
         else:
             self._listener.partial.discard(self)
         self._read(more=len(self._unread) < UNREAD_BYTES_MAX)
+
+    def _flush_soon(self) -> None:
+        # Not at once, although the answer is known: a write wakes whoever reads it, who may have gone to sleep since the last one,
+        # and to wake somebody costs more than the rest of a write. At the end of the turn there is one write behind the other.
+        if not self._is_due:
+            self._is_due = True
+            self._listener.flush_soon(self)
 
     def _write(self) -> None:
         if self._out and self._is_open and self._transport is not None:
@@ -240,7 +250,7 @@ class Connection(asyncio.Protocol):
             if slot.answer is None and self._transport is not None:
                 self._transport.abort()  # no answer may take this one's place
         if self._slots and self._slots[0] is slot:
-            self._listener.flush_soon(self)
+            self._flush_soon()
 
     def _tail(self, sequence: bytes | None) -> bytes:
         if sequence is None or not is_sequence(sequence):
@@ -301,7 +311,7 @@ class Connection(asyncio.Protocol):
                     return
                 if event is END:
                     self._passed = None
-                    self._listener.flush_soon(self)
+                    self._flush_soon()
                     return
         except Refused:
             self._give()

@@ -187,9 +187,30 @@ async def test_answers_of_one_loop_turn_leave_in_one_write(world: World) -> None
     assert world.wire.writes == [told("a") + told("b")]
 
 
+async def test_what_is_known_at_once_leaves_in_one_write_at_the_end_of_the_turn(world: World) -> None:
+    other = World()
+    other.listener = other.connection._listener = world.listener
+    for one in (world, other, world):
+        one.hear(purchase("now"))
+        assert not one.wire.writes
+    await asyncio.sleep(0)
+    assert [len(one.wire.writes) for one in (world, other)] == [1, 1]
+    assert world.wire.said == other.wire.said * 2
+
+
+async def test_a_stop_says_what_is_known_at_once_before_it_closes(world: World) -> None:
+    world.hear(purchase("now"))
+    world.listener.is_draining = True
+    world.connection.end_if_idle()
+    assert not world.wire.closed
+    await turns()
+    assert (world.wire.said[-3:], world.wire.closed) == (b"now", "closed")
+
+
 async def test_what_is_known_at_once_waits_for_those_before_it(world: World) -> None:
     world.hear(purchase("now-1") + purchase("a") + purchase("now-2"))
     first = b"HTTP/1.1 409 Conflict\r\nA: b\r\nContent-Length: 5\r\nServer: test\r\n\r\nnow-1"
+    await turns()
     assert world.wire.writes == [first]
     await world.tell("a")
     assert world.wire.said == first + told("a") + first.replace(b"now-1", b"now-2")
@@ -211,6 +232,7 @@ async def test_an_answer_repeats_the_sequence_of_its_request_and_only_then(world
 @pytest.mark.parametrize("value", ["", "x", "-1", "1.0", "1 2", "1, 2", "0x1", "\u0661", "1" * 19])
 async def test_what_is_no_sequence_is_not_repeated(world: World, value: str) -> None:
     world.hear(purchase("now", f"Link-Sequence: {value}\r\n"))
+    await turns()
     assert world.wire.said.startswith(b"HTTP/1.1 409 ")
     assert b"Link-Sequence" not in world.wire.said
 
@@ -233,6 +255,7 @@ async def test_many_too_many_hear_so_in_one_write_and_the_rest_is_waited_for(wor
     world.limit = 0
     last = purchase("last")
     world.hear(b"".join(purchase(f"key-{number}") for number in range(200)) + last[:-1])
+    await turns()
     assert len(world.wire.writes) == 1
     assert world.wire.said.count(b"HTTP/1.1 503 ") == world.shed == 200
     world.limit = 1
@@ -268,6 +291,7 @@ async def test_the_bound_is_of_all_connections_together(world: World) -> None:
     wire.protocol = other
     other.connection_made(wire)
     other.data_received(purchase("b"))
+    await turns()
     assert world.begun == ["a {}"]
     assert wire.said.startswith(b"HTTP/1.1 503 ")
 
@@ -605,6 +629,7 @@ async def test_the_idle_are_let_go_and_the_busy_are_not(world: World, monkeypatc
     busy.ticks(10)
     assert not busy.wire.closed
     world.hear(purchase("now"))
+    await turns()
     world.ticks(10)
     assert world.wire.closed == "closed"
 
