@@ -7,8 +7,9 @@ import base64
 import hmac
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jwt
 
@@ -34,15 +35,23 @@ class Identity(NamedTuple):
     role: str
 
 
-class Identify(Protocol):
-    """Reads the identity off a request's headers. Raises ``wire.Refusal`` (UNAUTHENTICATED)."""
+class Identify(ABC):
+    """Reads the identity off a request's headers, of which ``field`` alone says it."""
 
-    def __call__(self, headers: Mapping[str, str]) -> Identity: ...
+    field: str
+
+    def __call__(self, headers: Mapping[str, str]) -> Identity:
+        """Whose request this is. Raises ``wire.Refusal`` (UNAUTHENTICATED)."""
+        return self.read(headers.get(self.field))
+
+    @abstractmethod
+    def read(self, value: str | None) -> Identity:
+        """The same by the value of the field, None where there is none."""
 
 
 def identify_by(auth: str, secret: str) -> Identify:
     """How this process identifies: by ``jwt`` signed with ``secret``, or ``off``."""
-    return _BearerTokens(secret) if auth == "jwt" else _identify_by_word
+    return _BearerTokens(secret) if auth == "jwt" else _Word()
 
 
 def mint(secret: str, subject: str, role: str, lifetime_s: int) -> str:
@@ -56,15 +65,18 @@ def mint(secret: str, subject: str, role: str, lifetime_s: int) -> str:
     return jwt.encode(claims, secret, algorithm=ALGORITHM)
 
 
-class _BearerTokens:
+class _BearerTokens(Identify):
+    field = "Authorization"
+
     def __init__(self, secret: str) -> None:
         if not secret:
             raise ValueError("FLASH_JWT_SECRET is empty; `./flash up` makes one, or set at least 32 characters")
         self._secret = secret
         self._key = secret.encode()
 
-    def __call__(self, headers: Mapping[str, str]) -> Identity:
-        scheme, _, token = headers.get("Authorization", "").partition(" ")
+    def read(self, value: str | None) -> Identity:
+        """See above."""
+        scheme, _, token = (value or "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise wire.Refusal(Verdict.UNAUTHENTICATED, "send Authorization: Bearer <token>; `./flash token` makes one")
         if len(token) > TOKEN_BYTES_MAX:
@@ -116,8 +128,12 @@ class _BearerTokens:
         return _identity(claims["sub"], claims["role"])
 
 
-def _identify_by_word(headers: Mapping[str, str]) -> Identity:
-    return _identity(headers.get(wire.BUYER_HEADER, ""), "buyer")
+class _Word(Identify):
+    field = wire.BUYER_HEADER
+
+    def read(self, value: str | None) -> Identity:
+        """See above."""
+        return _identity(value, "buyer")
 
 
 def _identity(buyer: object, role: object) -> Identity:

@@ -44,7 +44,7 @@ OWN_METHODS: dict[str, set[str]] = {
     },  # only a queue has attempts to follow; only a gate has debits to settle before the end
     "Dispatcher": {"is_up"},  # an attribute on the other side
     "_Sink": {"is_gone", "carry"},  # a transport knows that it is closing; a greenlet finds out by writing
-    "Routes": {"begin_purchase"},  # only a server with a lane has two ways in
+    "Routes": {"begin_purchase", "purchase_fields"},  # only a server with a lane has two ways in
     "Watch": {
         "wait_change",
         "wait_decided",

@@ -47,6 +47,8 @@ RETRY_PATTERN = re.compile(r"[1-9][0-9]{0,3}", re.ASCII)
 BUYER_PATTERN = re.compile(r"[A-Za-z0-9._@:|-]{1,128}", re.ASCII)
 
 _JSON = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)  # json.dumps would make one for each answer
+_FREE_BITS = ((1 << 128) - 1) & ~(0xF << 76) & ~(0x3 << 62)  # of a UUID: what neither its version nor its variant says
+_VERSION_8, _VERSION_7 = (0x8 << 76) | (0x2 << 62), (0x7 << 76) | (0x2 << 62)
 _SHOWN_MAX = 40  # characters of a client's value that an error message repeats
 
 
@@ -113,17 +115,26 @@ class Purchase(NamedTuple):
 
 def purchase_id(buyer: str, key: str) -> uuid.UUID:
     """The id of the purchase that ``buyer`` makes with ``key``: a UUIDv8 of both, so that any process can compute it."""
+    return uuid.UUID(int=purchase_number(buyer, key))
+
+
+def purchase_number(buyer: str, key: str) -> int:
+    """The same as a number, which is all that a refusal needs: most attempts never become a purchase."""
     text = f"{len(buyer)}:{buyer}:{key}".encode()  # the length keeps ("a:b", "c") and ("a", "b:c") apart
     digest = hashlib.blake2b(text, digest_size=16, person=b"purchase").digest()
-    number = int.from_bytes(digest, "big") & ~(0xF << 76) & ~(0x3 << 62) | (0x8 << 76) | (0x2 << 62)
-    return uuid.UUID(int=number)
+    return int.from_bytes(digest, "big") & _FREE_BITS | _VERSION_8
+
+
+def purchase_path(number: int) -> str:
+    """Where to ask about the purchase with this number."""
+    digits = f"{number:032x}"
+    return f"{PURCHASES_PATH}/{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def attempt_id() -> uuid.UUID:
     """A new rid: a UUIDv7, the millisecond and then random bits. Rids of one moment lie side by side in an index."""
     # drawn without a system call; it need be no secret, and a forked process draws others
-    chance = random.getrandbits(80) & ~(0xF << 76) & ~(0x3 << 62)
-    return uuid.UUID(int=(time.time_ns() // 1_000_000 << 80) | (0x7 << 76) | (0x2 << 62) | chance)
+    return uuid.UUID(int=(time.time_ns() // 1_000_000 << 80) | random.getrandbits(80) & _FREE_BITS | _VERSION_7)
 
 
 def parse_key(value: str | None) -> str:

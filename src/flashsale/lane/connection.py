@@ -8,11 +8,10 @@ and its client's pass through.
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 from flashsale.lane.answer import Answer, encode
-from flashsale.lane.plain import read_plain
 from flashsale.lane.sequence import SEQUENCE_FIELD, is_sequence
 from loadbalancer.http1.grammar import HEAD_BYTES_MAX, LINE_BYTES_MAX, Refused
 from loadbalancer.http1.head import RequestHead, ResponseHead, parse_request
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 WORKED_ON_MAX = 64  # of one connection; further pipelined requests wait where they are
 UNREAD_BYTES_MAX = 64 * 1024  # waiting requests; past this the client's socket is not read
 HEAD_END = b"\r\n\r\n"
-SEQUENCE_NAME = SEQUENCE_FIELD.lower().encode()
 
 
 class _Slot:
@@ -32,7 +30,7 @@ class _Slot:
 
     __slots__ = ("answer", "sequence", "task")
 
-    def __init__(self, sequence: bytes | None) -> None:
+    def __init__(self, sequence: str | None) -> None:
         self.sequence = sequence
         self.answer: bytes | None = None
         self.task: asyncio.Task[None] | None = None
@@ -167,24 +165,37 @@ class Connection(asyncio.Protocol):
         self._out = []
 
     def _take(self) -> bool:
-        # One request off what is unread, or all those that hear the same; False when there is no whole one, or it must wait its turn.
-        route = self._listener.route
-        is_full = self._unread.startswith(self._listener.line) and route.is_full(len(self._listener.working))
-        if is_full and self._shed():
-            return True
-        ends = self._unread.find(HEAD_END, 0, HEAD_BYTES_MAX) + len(HEAD_END)
-        if ends < len(HEAD_END):
-            return len(self._unread) >= HEAD_BYTES_MAX and self._give_in_turn()
-        raw = self._unread[:ends]
-        if raw.startswith(self._listener.line) and (plain := read_plain(raw)) is not None:
-            body_from, ends = ends, ends + plain.length
-            if plain.length <= route.body_bytes_max:
-                if len(self._unread) < ends:
-                    return False
-                body, self._unread = self._unread[body_from:ends], self._unread[ends:]
-                self._begin(plain.values, body, is_full=is_full)
+        # Requests off what is unread; False when there is no whole one, or it must wait its turn.
+        if self._unread.startswith(self._listener.line):
+            is_full = self._listener.route.is_full(len(self._listener.working))
+            if (is_full and self._shed()) or self._take_plain(is_full=is_full):
                 return True
-        return self._take_other(raw)
+        return self._take_other()
+
+    def _take_plain(self, *, is_full: bool) -> bool:
+        # All that are plain and whole, until there are enough; but one, when there are too many already.
+        unread, listener, at = self._unread, self._listener, 0
+        text, route = unread.decode("latin-1"), listener.route
+        while (head := listener.read(text, at)) is not None:
+            digits, _, _, *values, sequence = head.groups()
+            body_from, length = head.end(), int(digits)
+            ends = body_from + length
+            if length > route.body_bytes_max or body_from - at > LINE_BYTES_MAX or ends > len(unread):
+                break
+            at = ends
+            if is_full:
+                route.shed(1)
+                self._told(encode(route.busy, self._tail(sequence)))
+                break
+            begun = route.begin(values, unread[body_from:ends])
+            if isinstance(begun, Answer):
+                self._told(encode(begun, self._tail(sequence)))
+                continue
+            self._work_on(begun, sequence)
+            if len(self._slots) >= WORKED_ON_MAX or route.is_full(len(listener.working)):
+                break
+        self._unread = unread[at:]
+        return at > 0
 
     def _shed(self) -> bool:
         # Whoever is one too many is told so with everybody behind who would be as well: nothing is begun meanwhile, so nothing ends.
@@ -204,30 +215,22 @@ class Connection(asyncio.Protocol):
         self._told(encode(self._listener.route.busy, self._listener.tail) * count)
         return True
 
-    def _take_other(self, raw: bytes) -> bool:
+    def _take_other(self) -> bool:
+        # One that is not plain, or not whole.
+        ends = self._unread.find(HEAD_END, 0, HEAD_BYTES_MAX) + len(HEAD_END)
+        if ends < len(HEAD_END):
+            return len(self._unread) >= HEAD_BYTES_MAX and self._give_in_turn()
+        raw = self._unread[:ends]
         try:
             head = parse_request(raw, self._listener.route.body_bytes_max)
         except Refused:
             return self._give_in_turn()
         if head.framing.length is None or head.expects_continue or head.closes or head.nominated:
             return self._give_in_turn()
-        ends = len(raw) + head.framing.length
+        ends += head.framing.length
         return len(self._unread) >= ends and self._pass(head, ends)
 
-    def _begin(self, values: Mapping[bytes, bytes], body: bytes, *, is_full: bool) -> None:
-        route = self._listener.route
-        begun: Answer | Coroutine[Any, Any, Answer]
-        if is_full:
-            route.shed(1)
-            begun = route.busy
-        else:
-            begun = route.begin(
-                {name: _text(values[lower]) for lower, name in self._listener.names if lower in values}, body
-            )
-        sequence = values.get(SEQUENCE_NAME)
-        if isinstance(begun, Answer):
-            self._told(encode(begun, self._tail(sequence)))
-            return
+    def _work_on(self, begun: Coroutine[Any, Any, Answer], sequence: str | None) -> None:
         slot = _Slot(sequence)
         self._listener.working.add(slot)
         slot.task = self._listener.loop.create_task(self._work(slot, begun))
@@ -252,10 +255,10 @@ class Connection(asyncio.Protocol):
         if self._slots and self._slots[0] is slot:
             self._flush_soon()
 
-    def _tail(self, sequence: bytes | None) -> bytes:
+    def _tail(self, sequence: str | None) -> bytes:
         if sequence is None or not is_sequence(sequence):
             return self._listener.tail
-        return b"%b%b: %b\r\n" % (self._listener.tail, SEQUENCE_FIELD.encode(), sequence)
+        return b"%b%b" % (self._listener.tail, f"{SEQUENCE_FIELD}: {sequence}\r\n".encode())
 
     def _pass(self, head: RequestHead, ends: int) -> bool:
         if self._slots:
@@ -328,11 +331,6 @@ class Connection(asyncio.Protocol):
     def is_for_good(self) -> bool:
         """Has the protocol behind the connection to itself?"""
         return self._is_for_good
-
-
-def _text(value: bytes) -> str:
-    # as aiohttp does it: what is no UTF-8 is kept, and refused by whoever knows what should be there
-    return value.decode("utf-8", "surrogateescape")
 
 
 class _Facade(asyncio.Transport):

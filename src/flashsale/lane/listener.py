@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Sequence
 from email.utils import formatdate
 from typing import Any, NamedTuple
 
 from flashsale.lane.answer import Answer
 from flashsale.lane.connection import Connection
-from flashsale.lane.plain import skimmer
+from flashsale.lane.plain import reader, skimmer
+from flashsale.lane.sequence import SEQUENCE_FIELD
 
 TICK_SECONDS = 0.25
 PARTIAL_TICKS = 2  # half a request is waited for so long; then whoever stands behind deals with its client
@@ -20,15 +21,15 @@ LAST_SECONDS = 0.1  # for requests that are on their way when the stop comes
 class Route(NamedTuple):
     """What the lane takes: ``POST path`` with JSON in one piece.
 
-    ``begin`` is given the header fields named in ``fields`` (lower-case name → name as ``begin`` wants it) and the body. It
-    answers, or says who will; neither raises. ``is_full`` is told how many are worked on: whoever comes then hears ``busy``,
+    ``begin`` is given the values of the header fields ``names``, None for one that is not there, and the body. It answers, or says who
+    will; neither raises. ``is_full`` is told how many are worked on: whoever comes then hears ``busy``,
     nothing that they sent is looked at, and ``shed`` is told how many they were.
     """
 
     path: str
-    fields: Mapping[bytes, str]
+    names: Sequence[str]
     body_bytes_max: int
-    begin: Callable[[Mapping[str, str], bytes], Answer | Coroutine[Any, Any, Answer]]
+    begin: Callable[[Sequence[str | None], bytes], Answer | Coroutine[Any, Any, Answer]]
     is_full: Callable[[int], bool]
     busy: Answer
     shed: Callable[[int], None]
@@ -41,8 +42,8 @@ class Listener:
         self.route = route
         self.behind = behind
         self.loop = asyncio.get_running_loop()
-        self.names = tuple(route.fields.items())
         self.line = f"POST {route.path} HTTP/1.1\r\n".encode()
+        self.read = reader(self.line, (*route.names, SEQUENCE_FIELD))
         self.skim = skimmer(self.line)
         self.is_draining = False
         self.now = 0  # ticks

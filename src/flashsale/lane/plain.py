@@ -1,14 +1,14 @@
-"""Is this head one that the lane may read by itself? What it asks for, then, and where its body ends. Or only where it ends. Pure.
+"""Is this head one that may be read by itself? What it asks for, then, and where its body ends. Or only where it ends. Pure.
 
-The grammar is the balancer's. Its full reading costs twice as much, for fields that a plain request does not have; whatever has one
-of them is no plain request and is read in full.
+The grammar is the balancer's. Its full reading costs several times as much, for fields that a plain request does not have; whatever has
+one of them is no plain request and is read in full.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from loadbalancer.http1.grammar import FIELD_LINE, FIELDS_MAX, LINE_BYTES_MAX, match_request, split_fields
+from loadbalancer.http1.grammar import FIELD_LINE, FIELDS_MAX, LINE_BYTES_MAX, TOKEN, match_request, split_fields
 
 JSON = b"application/json"
 # Each changes how a message is framed, what follows it, or what its body is.
@@ -33,6 +33,33 @@ def skimmer(line: bytes) -> Callable[[bytes, int], re.Match[bytes] | None]:
     """
     others = rb"(?:%b){0,%d}+" % (_OTHER_FIELD, FIELDS_MAX)
     return re.compile(re.escape(line) + others + _LENGTH_FIELD + others + rb"\r\n").match
+
+
+def reader(line: bytes, names: Sequence[str]) -> Callable[[str, int], re.Match[str] | None]:
+    """Finds a plain head that begins with ``line`` at a place of a text (as Latin-1, whose places are those of the bytes).
+
+    Group 1 is the length of its JSON body, in digits; from group 4 on are the values of ``names``, None for a field that is not there.
+    One expression judges the head and takes it apart, in a third of the time of ``read_plain`` and of looking for the fields in what
+    that finds. A field that counts stands once, and all is ASCII: what else there is aiohttp reads.
+    """
+    token, value = TOKEN.decode(), r"[\t\x20-\x7e]"
+    trimmed = r"[\x21-\x7e]*+(?:[\t\x20]++[\x21-\x7e]++)*+"
+    taken = {
+        "content-length": rf"[1-9][0-9]{{0,{LENGTH_DIGITS_MAX - 1}}}+",
+        "host": r"[\x21-\x7e]++",
+        "content-type": re.escape(JSON.decode()),
+        **dict.fromkeys(map(str.lower, names), trimmed),
+    }
+    once = [
+        rf"(?i:{name}):(?({number})(?!))[ \t]*+({wanted})[ \t]*+\r\n"
+        for number, (name, wanted) in enumerate(taken.items(), 1)
+    ]
+    known = "|".join([*taken, *sorted(name.decode() for name in TELLING)])
+    other = rf"(?!(?i:{known}):){token}++:{value}*+\r\n"
+    there = "".join(rf"(?({number})|(?!))" for number in (1, 2, 3))
+    # The repetition gives back what it took, and in vain, since each line fits one branch: a possessive one with groups in it is
+    # wrong in Python 3.11 before 3.11.5.
+    return re.compile(rf"{re.escape(line.decode())}(?:{'|'.join(once)}|{other}){{0,{FIELDS_MAX}}}\r\n{there}").match
 
 
 class Plain(NamedTuple):

@@ -10,6 +10,6 @@ SEQUENCE_FIELD = "Link-Sequence"
 DIGITS_MAX = 18
 
 
-def is_sequence(value: bytes) -> bool:
+def is_sequence(value: str) -> bool:
     """Is this a number that an answer may repeat?"""
-    return value.isdigit() and len(value) <= DIGITS_MAX
+    return value.isascii() and value.isdigit() and len(value) <= DIGITS_MAX

@@ -170,14 +170,14 @@ async def test_what_can_be_refused_at_once_is_unless_the_purchase_is_being_decid
     counter = Counter(GateOutcome.DEBITED)
     counter.checkout._refusals = SoldOut()
     purchase = wire.purchase_id("ana", "0123456789abcdef")
-    refused = counter.checkout.refuse(purchase, CART)
+    refused = counter.checkout.refuse(purchase.int, CART)
     assert refused is not None
     assert refused.verdict is Verdict.SOLD_OUT
     counter.dispatcher.answers.clear()
     buying = asyncio.create_task(counter.buy())
     while not counter.dispatcher.asked:
         await asyncio.sleep(0)
-    assert counter.checkout.refuse(purchase, CART) is None
+    assert counter.checkout.refuse(purchase.int, CART) is None
     counter.dispatcher.answers.set()
     assert (await buying).verdict is Verdict.HELD
 

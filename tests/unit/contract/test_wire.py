@@ -147,6 +147,13 @@ def test_purchase_ids_are_equal_everywhere_and_differ_by_buyer_and_key() -> None
     assert made == wire.purchase_id("ana", "key-0123456789ab")
     assert len({wire.purchase_id(*pair) for pair in [("a", "b:c"), ("a:b", "c"), ("ab", "c"), ("a", "bc")]}) == 4
     assert made.variant == uuid.RFC_4122
+    assert str(made) == "314754cd-d23d-8111-bcce-07176bc453e6"  # ids are in the books, for ever
+
+
+@given(st.text(max_size=8), st.text(max_size=8))
+def test_a_purchase_s_path_shows_its_id(buyer: str, key: str) -> None:
+    path = wire.purchase_path(wire.purchase_number(buyer, key))
+    assert path == f"{wire.PURCHASES_PATH}/{wire.purchase_id(buyer, key)}"
 
 
 @pytest.mark.parametrize(

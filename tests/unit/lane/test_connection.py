@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Sequence
 from typing import Any, cast
 
 import pytest
@@ -15,7 +15,7 @@ from flashsale.lane.connection import UNREAD_BYTES_MAX, WORKED_ON_MAX, Connectio
 from flashsale.lane.listener import LAST_SECONDS, PARTIAL_TICKS, Listener, Route
 from loadbalancer.http1.grammar import LINE_BYTES_MAX
 
-FIELDS = {b"idempotency-key": "Idempotency-Key"}
+NAMES = ("Idempotency-Key",)
 BODY_BYTES_MAX = 64
 
 
@@ -105,7 +105,7 @@ class World:
         self.limit = 1_000
         busy = Answer(503, {"Retry-After": "1"}, b"busy")
         self.shed = 0
-        route = Route("/purchases", FIELDS, BODY_BYTES_MAX, self.begin, self.is_full, busy, self.count)
+        route = Route("/purchases", NAMES, BODY_BYTES_MAX, self.begin, self.is_full, busy, self.count)
         self.listener = Listener(route, self.make_behind, "test")
         self.listener.tail = b"Server: test\r\n"
         self.wire, self.connection = Wire(), Connection(self.listener)
@@ -118,8 +118,9 @@ class World:
     def count(self, shed: int) -> None:
         self.shed += shed
 
-    def begin(self, fields: Mapping[str, str], body: bytes) -> Answer | Coroutine[Any, Any, Answer]:
-        key = fields["Idempotency-Key"]
+    def begin(self, values: Sequence[str | None], body: bytes) -> Answer | Coroutine[Any, Any, Answer]:
+        (key,) = values
+        assert key is not None
         self.begun.append(f"{key} {body.decode()}")
         if key.startswith("now"):
             return Answer(409, {"A": "b"}, key.encode())
@@ -229,7 +230,7 @@ async def test_an_answer_repeats_the_sequence_of_its_request_and_only_then(world
     ]
 
 
-@pytest.mark.parametrize("value", ["", "x", "-1", "1.0", "1 2", "1, 2", "0x1", "\u0661", "1" * 19])
+@pytest.mark.parametrize("value", ["", "x", "-1", "1.0", "1 2", "1, 2", "0x1", "1" * 19])
 async def test_what_is_no_sequence_is_not_repeated(world: World, value: str) -> None:
     world.hear(purchase("now", f"Link-Sequence: {value}\r\n"))
     await turns()
@@ -369,7 +370,7 @@ async def test_what_cannot_be_told_apart_goes_behind_for_good_with_every_byte(wo
     "request_",
     [
         purchase("a", "Idempotency-Key: b\r\n"),
-        purchase("a", "X: 1\r\nx: 2\r\n"),
+        purchase("a", "X: \u00e9\r\n"),
         purchase("a", "Content-Encoding: gzip\r\n"),
         purchase("a", "Upgrade: h2c\r\n"),
         purchase("a", "TE: trailers\r\n"),
@@ -578,11 +579,11 @@ def test_a_stop_answers_what_came_while_the_loop_was_busy() -> None:
         address = world.listener._server.sockets[0].getsockname()
         with socket.create_connection(address, 60) as busy, socket.create_connection(address, 60) as client:
 
-            def begin(fields: Mapping[str, str], body: bytes) -> Answer | Coroutine[Any, Any, Answer]:
-                if fields["Idempotency-Key"] == "now-busy":
+            def begin(values: Sequence[str | None], body: bytes) -> Answer | Coroutine[Any, Any, Answer]:
+                if values == ["now-busy"]:
                     client.sendall(purchase("now"))
                     time.sleep(2 * LAST_SECONDS)
-                return world.begin(fields, body)
+                return world.begin(values, body)
 
             world.listener.route = world.listener.route._replace(begin=begin)
             while len(world.listener.connections) < 3:

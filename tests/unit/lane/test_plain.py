@@ -1,15 +1,16 @@
-"""The short look at a request sees it end where the full reading does, or does not see it."""
+"""The short looks at a request see in it what the full reading does, or do not see it."""
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from flashsale.lane.plain import skimmer
+from flashsale.lane.plain import reader, skimmer
 from loadbalancer.http1.grammar import FIELDS_MAX, Refused
 from loadbalancer.http1.head import parse_request
 
 LINE = b"POST /purchases HTTP/1.1\r\n"
-skim = skimmer(LINE)
+NAMES = ("Idempotency-Key", "Authorization", "Link-Sequence")
+skim, read = skimmer(LINE), reader(LINE, NAMES)
 
 names = st.sampled_from(
     [
@@ -86,3 +87,41 @@ def test_very_many_fields_are_the_full_readings_to_refuse() -> None:
     assert skim(raw, 0) is None
     with pytest.raises(Refused):
         parse_request(raw, 10)
+
+
+GOOD = ["Host: h\r\n", "Content-Type: application/json\r\n", "Content-Length: 5\r\n"]
+
+
+@given(st.lists(st.sampled_from(GOOD) | st.builds("{}:{}{}".format, names, values, ends), max_size=8), st.booleans())
+@example([*GOOD, "Idempotency-Key: a b\t \r\n", "X:\r\n", "AUTHORIZATION:\r\n", "X:\r\n"], False)
+@example([*GOOD, "Link-Sequence: 1\r\n", "Link-Sequence: 1\r\n"], False)
+@example([*GOOD, "Host: h\r\n"], False)
+@example([*GOOD, "Content-Type: application/json\r\n"], False)
+@example(["Content-Type: application/json; charset=utf-8\r\n", GOOD[0], GOOD[2]], False)
+@example([*GOOD, "X: \u00e9\r\n"], False)
+def test_what_it_asks_for_is_what_the_full_reading_finds(lines: list[str], is_good: bool) -> None:  # noqa: FBT001 - drawn
+    raw = LINE + "".join([*lines, *(GOOD if is_good else [])]).encode("latin-1", "replace") + b"\r\n"
+    found = read(raw.decode("latin-1") + "12345", 0)
+    if found is None:
+        return
+    head = parse_request(raw[: found.end()], 10**10)
+    assert head.framing.length == int(found[1])
+    assert not any((head.expects_continue, head.closes, head.nominated))
+    assert head.host == found[2].encode()
+    assert head.values[b"content-type"] == b"application/json"
+    told = [None if value is None else value.encode() for value in found.groups()[3:]]
+    assert told == [head.values.get(name.lower().encode()) for name in NAMES]
+    stands = [name for name, _, _ in head.fields]
+    assert all(stands.count(name.lower().encode()) <= 1 for name in (*NAMES, "Host", "Content-Type", "Content-Length"))
+
+
+@given(st.permutations([*GOOD, "idempotency-key:k 1 \r\n", "X: 1\r\n", "X: 2\r\n", "AUTHORIZATION: \t b\r\n"]))
+def test_a_plain_one_may_be_in_any_order(lines: list[str]) -> None:
+    found = read("before" + LINE.decode() + "".join(lines) + "\r\n12345", len("before"))
+    assert found is not None
+    assert found.groups() == ("5", "h", "application/json", "k 1", "b", None)
+
+
+@pytest.mark.parametrize("left_out", GOOD)
+def test_one_without_what_every_plain_one_has_is_not_seen(left_out: str) -> None:
+    assert read(LINE.decode() + "".join(line for line in GOOD if line != left_out) + "\r\n", 0) is None

@@ -47,8 +47,6 @@ POOLS = (
 )
 AUTHORITY_WAIT_SECONDS = 0.5  # between tries to reach PostgreSQL at the start; the supervisor bounds the whole wait
 BACKLOG = 4096  # an opening rush connects faster than one loop turn accepts
-# What a purchase attempt is read from, besides its body; every other header field says nothing to it.
-LANE_FIELDS = (wire.KEY_HEADER, wire.RETRY_HEADER, wire.RECEIPT_HEADER, wire.BUYER_HEADER, "Authorization")
 DRAIN_SECONDS = 5.0  # for requests being answered at SIGTERM; every one of them has a shorter deadline of its own
 COLLECT_EVERY = 20_000  # objects, some megabytes
 STREAM_DRAIN_SECONDS = 3.0  # over which viewers are seen off, so that they do not all come back at once elsewhere
@@ -161,16 +159,21 @@ async def _connect(
 async def _repeat_sequence(request: web.Request, response: web.StreamResponse) -> None:
     # what the lane does for its own answers; last of all fields, as there
     values = request.headers.getall(SEQUENCE_FIELD, [])
-    if len(values) == 1 and is_sequence(values[0].encode(errors="surrogateescape")):
+    if len(values) == 1 and is_sequence(values[0]):
         response.headers[SEQUENCE_FIELD] = values[0]
 
 
 def _lane(routes: Routes, checkout: Checkout, runner: web.AppRunner) -> Listener:
     assert runner.server is not None, "the runner is set up"
-    fields = {name.lower().encode(): name for name in LANE_FIELDS}
     busy = problem(Verdict.TRY_LATER, DETAILS[Verdict.TRY_LATER])
     route = Route(
-        wire.PURCHASES_PATH, fields, wire.BODY_BYTES_MAX, routes.begin_purchase, checkout.is_full, busy, checkout.shed
+        wire.PURCHASES_PATH,
+        routes.purchase_fields,
+        wire.BODY_BYTES_MAX,
+        routes.begin_purchase,
+        checkout.is_full,
+        busy,
+        checkout.shed,
     )
     return Listener(route, runner.server, SERVER_SOFTWARE)
 

@@ -89,14 +89,14 @@ class Checkout:
         """So many were told ``try_later`` unread."""
         metrics.attempts[Verdict.TRY_LATER] += attempts
 
-    def refuse(self, purchase: uuid.UUID, cart: Cart) -> Outcome | None:
+    def refuse(self, number: int, cart: Cart) -> Outcome | None:
         """What can be said to a first attempt at once, by a copy of PostgreSQL a quarter of a second old at most; None: nothing.
 
-        Not for a marked retry, nor for an attempt put in again: those no copy may answer.
+        ``number``: of its purchase. Not for a marked retry, nor for an attempt put in again: those no copy may answer.
         """
-        if purchase.int in self._flights:
+        if number in self._flights:
             return None
-        verdict = self._refusals.refuse(cart.lines, purchase.int, time.monotonic())
+        verdict = self._refusals.refuse(cart.lines, number, time.monotonic())
         if verdict is None:
             return None
         metrics.refused_at_once[verdict] += 1

@@ -1,9 +1,10 @@
 """HTTP in, contract call, HTTP out; nothing else. Every refusal leaves as a problem, whoever raised it."""
 
 import asyncio
+import functools
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -77,24 +78,33 @@ class Routes:
         """``POST /purchases``."""
         _key(request)  # what is wrong with the head is said before the body is waited for
         wire.parse_retry(request.headers.get(wire.RETRY_HEADER))
-        begun = self.begin_purchase(request.headers, await _read_json(request))
+        body = await _read_json(request)
+        begun = self.begin_purchase([request.headers.get(name) for name in self.purchase_fields], body)
         return _response(begun if isinstance(begun, Answer) else await begun)
 
-    def begin_purchase(self, fields: Mapping[str, str], body: bytes) -> Answer | Coroutine[Any, Any, Answer]:
-        """The answer to an attempt, or what will come to it; neither raises. For both ways in: aiohttp's and the lane."""
+    @property
+    def purchase_fields(self) -> Sequence[str]:
+        """What an attempt is read from, besides its body; every other header field says nothing to it."""
+        return wire.KEY_HEADER, wire.RETRY_HEADER, wire.RECEIPT_HEADER, self._identify.field
+
+    def begin_purchase(self, values: Sequence[str | None], body: bytes) -> Answer | Coroutine[Any, Any, Answer]:
+        """The answer to an attempt, or what will come to it; neither raises. For both ways in: aiohttp's and the lane.
+
+        ``values``: of ``purchase_fields``.
+        """
         try:
-            key = wire.parse_key(fields.get(wire.KEY_HEADER))
-            is_retry = wire.parse_retry(fields.get(wire.RETRY_HEADER))
+            key_text, retry, text, who = values
+            key = wire.parse_key(key_text)
+            is_retry = wire.parse_retry(retry)
             cart = wire.parse_cart(body)
-            buyer = self._identify(fields).buyer
-            purchase = wire.purchase_id(buyer, key)
-            text = fields.get(wire.RECEIPT_HEADER)
-            receipt = None if text is None else self._read_receipt(text, buyer, purchase, cart)
+            buyer = self._identify.read(who).buyer
+            number = wire.purchase_number(buyer, key)
+            receipt = None if text is None else self._read_receipt(text, buyer, uuid.UUID(int=number), cart)
         except Exception as error:  # noqa: BLE001 - each is answered, the unforeseen with 500
             return _failed(error, wire.PURCHASES_PATH)
-        if receipt is None and not is_retry and (refused := self._checkout.refuse(purchase, cart)) is not None:
-            return _answer(refused, f"{wire.PURCHASES_PATH}/{purchase}")
-        return self._purchase(purchase, buyer, key, cart, is_retry=is_retry, receipt=receipt)
+        if receipt is None and not is_retry and (refused := self._checkout.refuse(number, cart)) is not None:
+            return _answer(refused, wire.purchase_path(number))
+        return self._purchase(uuid.UUID(int=number), buyer, key, cart, is_retry=is_retry, receipt=receipt)
 
     def _read_receipt(self, text: str, buyer: str, purchase: uuid.UUID, cart: wire.Cart) -> Receipt:
         receipt = self._receipts.read(text, buyer, purchase, time.time())
@@ -109,7 +119,7 @@ class Routes:
             outcome = await self._checkout.purchase(purchase, buyer, key, cart, is_retry=is_retry, receipt=receipt)
             if cart.pay_now is not None and outcome.purchase is not None:
                 outcome = outcome._replace(purchase=await self._pay_now(outcome.purchase, buyer, key, cart.pay_now))
-            return _answer(outcome, f"{wire.PURCHASES_PATH}/{purchase}")
+            return _answer(outcome, wire.purchase_path(purchase.int))
         except Exception as error:  # noqa: BLE001 - as above
             return _failed(error, wire.PURCHASES_PATH)
 
@@ -244,13 +254,17 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
 
 def problem(verdict: Verdict, detail: str, purchase_path: str | None = None) -> Answer:
     """The answer for a refusal, with the header fields its status asks for."""
-    status = ANSWERS[verdict].status
+    return Answer(ANSWERS[verdict].status, _problem_fields(verdict), wire.problem_body(verdict, detail, purchase_path))
+
+
+@functools.cache
+def _problem_fields(verdict: Verdict) -> Mapping[str, str]:
     fields = {"Content-Type": wire.PROBLEM_TYPE}
-    if status == web.HTTPServiceUnavailable.status_code:
+    if ANSWERS[verdict].status == web.HTTPServiceUnavailable.status_code:
         fields["Retry-After"] = str(wire.RETRY_AFTER_SECONDS)
     if verdict is Verdict.UNAUTHENTICATED:
         fields["WWW-Authenticate"] = "Bearer"
-    return Answer(status, fields, wire.problem_body(verdict, detail, purchase_path))
+    return fields
 
 
 def _failed(error: Exception, path: str) -> Answer:
@@ -277,7 +291,7 @@ def _response(answer: Answer) -> web.Response:
 
 def _standing(outcome: Outcome, receipt: str, purchase_id: uuid.UUID) -> web.Response:
     # asked for, not attempted: a purchase is 200 however it came about, and so is a place in the queue
-    path = f"{wire.PURCHASES_PATH}/{purchase_id}"
+    path = wire.purchase_path(purchase_id.int)
     if outcome.verdict is Verdict.QUEUED:
         response = _json(wire.queued_body(purchase_id, receipt))
         response.headers["Location"] = path
