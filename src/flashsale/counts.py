@@ -13,25 +13,22 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 
-class Tally(Collector):
+class Tally(dict[str, int], Collector):
     """A counter by word at the cost of an integer: ``tally[word] += 1``."""
 
     def __init__(self, registry: CollectorRegistry, name: str, help_: str, label: str, words: Iterable[str]) -> None:
+        super().__init__(dict.fromkeys(words, 0))
         self._family = name, help_, label
-        self._counts = dict.fromkeys(words, 0)
         registry.register(self)
 
-    def __getitem__(self, word: str) -> int:
-        return self._counts[word]
-
-    def __setitem__(self, word: str, count: int) -> None:
-        self._counts[word] = count
+    def __hash__(self) -> int:  # type: ignore[override]
+        return id(self)  # the registry keeps its collectors in a dict, which would refuse one of these
 
     def collect(self) -> Iterable[Metric]:
         """For the registry."""
         name, help_, label = self._family
         family = CounterMetricFamily(name, help_, labels=[label])
-        for word, count in self._counts.items():
+        for word, count in self.items():
             family.add_metric([str(word)], count)
         yield family
 

@@ -1,5 +1,6 @@
 """An answer, and how it looks on the wire. Pure."""
 
+import functools
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import NamedTuple
@@ -15,13 +16,19 @@ class Answer(NamedTuple):
 
 def encode(answer: Answer, tail: bytes) -> bytes:
     """The bytes of the answer; ``tail`` are the fields that say nothing of what was asked, each with its line end."""
-    head = f"{_lines(answer.status, answer.fields)}Content-Length: {len(answer.body)}\r\n"
-    return b"%b%b\r\n%b" % (head.encode("latin-1"), tail, answer.body)
+    head = _head(answer.status, tuple(answer.fields.items()), len(answer.body))
+    return b"%b%b\r\n%b" % (head, tail, answer.body)
 
 
 def encode_head(status: int, fields: Mapping[str, str], tail: bytes) -> bytes:
     """A head alone: of what has no body, or one that ends in another way than by its length."""
     return b"%b%b\r\n" % (_lines(status, fields).encode("latin-1"), tail)
+
+
+# All who are refused alike have the same head: ids have one length. What is somebody's own passes through and is forgotten.
+@functools.lru_cache(maxsize=256)
+def _head(status: int, fields: tuple[tuple[str, str], ...], length: int) -> bytes:
+    return f"{_lines(status, dict(fields))}Content-Length: {length}\r\n".encode("latin-1")
 
 
 def _lines(status: int, fields: Mapping[str, str]) -> str:

@@ -66,12 +66,17 @@ class Refusals:
     def refuse(self, lines: Sequence[Line], purchase: int, now: float) -> Verdict | None:
         """The word for this purchase, known by its number, if all ``lines`` are of one sale; None: ask."""
         known = self._sale_of.get(lines[0].sku)
-        if known is None or now >= known.word.until or purchase in known.won:
+        if known is None:
             return None
-        if any(self._sale_of.get(line.sku) is not known for line in lines[1:]):
+        verdict, skus, until = known.word
+        if now >= until or purchase in known.won:
             return None
-        verdict, skus, _ = known.word
-        return verdict if any(line.sku in skus for line in lines) else None
+        is_gone = False
+        for sku, _ in lines:
+            if self._sale_of.get(sku) is not known:
+                return None
+            is_gone = is_gone or sku in skus
+        return verdict if is_gone else None
 
     def expect(self, sales: Mapping[str, Sequence[str]]) -> None:
         """These are the live sales and their SKUs; one that is not, or has other SKUs, is forgotten."""
