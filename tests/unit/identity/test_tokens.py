@@ -120,6 +120,28 @@ def test_what_is_good_and_not_as_we_mint_it_is_the_library_s_to_judge(
     assert read(token) is None
 
 
+def test_a_token_that_was_believed_is_known_until_it_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = identity.identify_by("jwt", SECRET)
+    headers = {"Authorization": f"Bearer {GOOD}"}
+    assert reader(headers) == ("ana", "buyer")
+    with monkeypatch.context() as patched:
+        patched.setattr(hmac, "digest", _never)
+        assert reader(headers) == ("ana", "buyer")
+    monkeypatch.setattr(time, "time", lambda: NOW + 7200 + 3600)
+    monkeypatch.setattr(jwt, "decode", _refuse)
+    with pytest.raises(wire.Refusal):
+        reader(headers)
+
+
+def test_no_more_tokens_are_known_than_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "TOKENS_KNOWN_MAX", 2)
+    reader = identity.identify_by("jwt", SECRET)
+    assert isinstance(reader, identity._BearerTokens)
+    for buyer in ("ana", "ben", "cyd", "ana"):
+        assert reader.read(f"Bearer {identity.mint(SECRET, buyer, 'buyer', 60)}").buyer == buyer
+        assert len(reader._known) <= 2
+
+
 def _never(*_: object, **__: object) -> None:
     raise AssertionError("the library was asked")
 
