@@ -150,9 +150,16 @@ async def test_a_link_of_many_requests_finds_each_answer_s_own_number_on_it(shop
         else:
             body = b'{"items":[{"sku":"OTHER","quantity":6}]}' if kind == 1 else b"{"
             sent.append(shop.request(Case(0, "", "", body), field, key))
-    heard = await answers(shop, *sent)
-    found = [re.search(rb"\r\nLink-Sequence: (\d+)\r\n", answer) for answer in heard]
-    assert [match and int(match[1]) for match in found] == list(range(60))
+    heard = {}
+    for answer in await answers(shop, *sent):
+        match = re.search(rb"\r\nLink-Sequence: (\d+)\r\n", answer)
+        assert match
+        heard[int(match[1])] = answer
+    assert sorted(heard) == list(range(60)), "in any order, each once"
+    for number, answer in heard.items():
+        assert answer.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 409 ", b"HTTP/1.1 400 ")[number % 3]), answer
+        if number % 3 == 1:
+            assert str(wire.purchase_id("ana", f"one-link-{number:010}")).encode() in answer
 
 
 @pytest.mark.asyncio(loop_scope="module")

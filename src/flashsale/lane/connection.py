@@ -1,4 +1,5 @@
 """One client's connection: plain requests are worked on side by side and answered in order, the others go behind, one at a time.
+Those that carry a number are answered with it as soon as may be, in any order.
 
 The protocol behind (aiohttp's) is made when the first such request comes, and is given a transport that is ours: what it writes
 is read along, so that its answer's end shows and the next request can be the lane's again. What cannot be told apart that
@@ -185,11 +186,11 @@ class Connection(asyncio.Protocol):
             at = ends
             if is_full:
                 route.shed(1)
-                self._told(encode(route.busy, self._tail(sequence)))
+                self._told(route.busy, sequence)
                 break
             begun = route.begin(values, unread[body_from:ends])
             if isinstance(begun, Answer):
-                self._told(encode(begun, self._tail(sequence)))
+                self._told(begun, sequence)
                 continue
             self._work_on(begun, sequence)
             if len(self._slots) >= WORKED_ON_MAX or route.is_full(len(listener.working)):
@@ -212,7 +213,7 @@ class Connection(asyncio.Protocol):
             return False
         self._unread = unread[at:]
         self._listener.route.shed(count)
-        self._told(encode(self._listener.route.busy, self._listener.tail) * count)
+        self._say(encode(self._listener.route.busy, self._listener.tail) * count)
         return True
 
     def _take_other(self) -> bool:
@@ -231,13 +232,20 @@ class Connection(asyncio.Protocol):
         return len(self._unread) >= ends and self._pass(head, ends)
 
     def _work_on(self, begun: Coroutine[Any, Any, Answer], sequence: str | None) -> None:
-        slot = _Slot(sequence)
+        slot = _Slot(sequence if sequence is not None and is_sequence(sequence) else None)
         self._listener.working.add(slot)
         slot.task = self._listener.loop.create_task(self._work(slot, begun))
         self._slots.append(slot)
 
-    def _told(self, answer: bytes) -> None:
-        # known at once, and said in its turn
+    def _told(self, answer: Answer, sequence: str | None) -> None:
+        # known at once
+        if sequence is not None and is_sequence(sequence):
+            self._out.append(encode(answer, self._tail(sequence)))
+        else:
+            self._say(encode(answer, self._listener.tail))
+
+    def _say(self, answer: bytes) -> None:
+        # in its turn
         if not self._slots:
             self._out.append(answer)
             return
@@ -247,16 +255,21 @@ class Connection(asyncio.Protocol):
 
     async def _work(self, slot: _Slot, begun: Coroutine[Any, Any, Answer]) -> None:
         try:
-            slot.answer = encode(await begun, self._tail(slot.sequence))
+            answer = slot.answer = encode(await begun, self._tail(slot.sequence))
         finally:
             self._listener.answered(slot)
             if slot.answer is None and self._transport is not None:
                 self._transport.abort()  # no answer may take this one's place
-        if self._slots and self._slots[0] is slot:
+        if slot.sequence is not None and slot in self._slots:
+            # Who numbers the requests knows the answers by it: this one need not wait for those in front.
+            self._slots.remove(slot)
+            self._out.append(answer)
+            self._flush_soon()
+        elif self._slots and self._slots[0] is slot:
             self._flush_soon()
 
     def _tail(self, sequence: str | None) -> bytes:
-        if sequence is None or not is_sequence(sequence):
+        if sequence is None:
             return self._listener.tail
         return b"%b%b" % (self._listener.tail, f"{SEQUENCE_FIELD}: {sequence}\r\n".encode())
 

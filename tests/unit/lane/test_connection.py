@@ -217,17 +217,20 @@ async def test_what_is_known_at_once_waits_for_those_before_it(world: World) -> 
     assert world.wire.said == first + told("a") + first.replace(b"now-1", b"now-2")
 
 
-async def test_an_answer_repeats_the_sequence_of_its_request_and_only_then(world: World) -> None:
+async def test_what_carries_a_sequence_is_answered_with_it_and_waits_for_nobody(world: World) -> None:
     sent = [purchase(key, f"Link-Sequence: {number}\r\n") for key, number in (("a", 7), ("now", 8), ("b", 10**17))]
-    world.hear(b"".join(sent) + purchase("c"))
-    await world.tell("c", "b", "a")
+    world.hear(purchase("first") + b"".join(sent) + purchase("last"))
+    await world.tell("last", "b")
+    await world.tell("a")
     answers = world.wire.said.split(b"HTTP/1.1 ")[1:]
     assert [answer.partition(b"Server: test\r\n")[2] for answer in answers] == [
-        b"Link-Sequence: 7\r\n\r\na",
         b"Link-Sequence: 8\r\n\r\nnow",
         b"Link-Sequence: 100000000000000000\r\n\r\nb",
-        b"\r\nc",
+        b"Link-Sequence: 7\r\n\r\na",
     ]
+    world.wire.writes.clear()
+    await world.tell("first")
+    assert world.wire.said == told("first") + told("last"), "who gives no number is answered in order"
 
 
 @pytest.mark.parametrize("value", ["", "x", "-1", "1.0", "1 2", "1, 2", "0x1", "1" * 19])
@@ -244,11 +247,12 @@ async def test_one_too_many_hears_so_in_its_turn_and_nothing_of_it_is_looked_at(
     world.hear(b"".join(map(purchase, ("a", "b", "now"))) + purchase("c", "Link-Sequence: 9\r\n", b"no json"))
     assert world.begun == ["a {}", "b {}"]
     await world.tell("a")
-    assert world.wire.said == told("a")
+    numbered = busy % b"Link-Sequence: 9\r\n"
+    assert world.wire.said == numbered + told("a")
     world.hear(purchase("d"))
     assert world.begun == ["a {}", "b {}", "d {}"]
     await world.tell("b", "d")
-    assert world.wire.said == told("a") + told("b") + busy % b"" + busy % b"Link-Sequence: 9\r\n" + told("d")
+    assert world.wire.said == numbered + told("a") + told("b") + busy % b"" + told("d")
     assert world.shed == 2
 
 

@@ -103,6 +103,12 @@ def test_a_balancer_in_front_of_itself_is_refused() -> None:
     assert "itself" in problem
 
 
+def test_a_link_for_what_may_not_be_sent_again_is_refused() -> None:
+    routes = {"LB_REPLAY_SAFE": "POST /a,PUT /b", "LB_LINK": "POST /a,POST /b,PUT /b"}
+    (problem,) = refused({**GIVEN, **routes})
+    assert problem.startswith("LB_LINK names POST /b, which LB_REPLAY_SAFE does not")
+
+
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "loadbalancer", *arguments],
