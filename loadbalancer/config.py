@@ -1,26 +1,36 @@
-"""Every setting of the balancer, in one table. A wrong or unknown ``LB_*`` stops the start: one that silently did nothing
-would be found out under load. Standard library only, so that the table can be printed before anything is installed.
+"""Every setting of the balancer, in one table. A wrong or unknown one stops the start, or a reload: one that silently did
+nothing would be found out under load. The environment (``LB_ALGORITHM``) wins over the file that ``LB_CONFIG`` names (TOML,
+``algorithm``), which wins over the default. Standard library only, so that the table can be printed before anything is
+installed.
 """
 
 import difflib
 import ipaddress
 import re
 import textwrap
-from collections.abc import Callable, Mapping
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 PREFIX = "LB_"
 SERVERS_MAX = 64
+FILE = "LB_CONFIG"
+FILE_BYTES_MAX = 64 * 1024
 ALGORITHMS = ("round_robin", "least_connections", "consistent_hash", "power_of_two")
 
 
 class ConfigError(ValueError):
-    """Every wrong variable at once, one per line: its name, its value, and what is allowed."""
+    """Everything wrong at once, one per line: the file if it is in one, the name, the value, and what is allowed."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = tuple(problems)
+
+
+class PartError(ValueError):
+    """A part of a long value is wrong, and the text says which."""
 
 
 class Address(NamedTuple):
@@ -36,10 +46,11 @@ class Address(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """How a value is written (`allowed`, for people) and read (`parse`, raises ValueError)."""
+    """How a value is written (`allowed`, for people) and read (`parse`, raises ValueError). `words`: the only ones, if few."""
 
     allowed: str
     parse: Callable[[str], Any]
+    words: tuple[str, ...] = ()
 
 
 def _integer(low: int, high: int) -> Kind:
@@ -67,7 +78,7 @@ def _one_of(*words: str) -> Kind:
             raise ValueError
         return text
 
-    return Kind(" | ".join(words), parse)
+    return Kind(" | ".join(words), parse, words)
 
 
 def _matching(pattern: str, allowed: str) -> Kind:
@@ -93,25 +104,31 @@ def _server_host(text: str) -> str:
     return text
 
 
-def _servers(text: str) -> tuple[Address, ...]:
+def parse_server(text: str) -> Address:
+    """One server as LB_SERVERS has it. Raises ValueError."""
     pattern = r"(?:([A-Za-z0-9_.-]{1,64})=)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})(?:\*([0-9]{1,3}))?"
-    servers = []
-    for part in text.split(","):
-        match = re.fullmatch(pattern, part.strip(), re.ASCII)
-        if match is None:
-            raise ValueError
-        name, host, port, weight = (
-            match[1] or f"{match[2]}:{match[3]}",
-            _server_host(match[2]),
-            int(match[3]),
-            int(match[4] or 1),
-        )
-        if not 1 <= port <= 65535 or not 1 <= weight <= 256:
-            raise ValueError
-        servers.append(Address(name, host, port, weight))
-    if len({server.name for server in servers}) != len(servers) or len(servers) > SERVERS_MAX:
+    match = re.fullmatch(pattern, text, re.ASCII)
+    if match is None:
         raise ValueError
-    return tuple(servers)
+    address = Address(match[1] or f"{match[2]}:{match[3]}", _server_host(match[2]), int(match[3]), int(match[4] or 1))
+    if not 1 <= address.port <= 65535 or not 1 <= address.weight <= 256:
+        raise ValueError
+    return address
+
+
+def _servers(text: str) -> tuple[Address, ...]:
+    servers: dict[str, Address] = {}
+    for part in map(str.strip, text.split(",")):
+        try:
+            server = parse_server(part)
+        except ValueError:
+            raise PartError(f"{part!r} is not a server") from None
+        if server.name in servers:
+            raise PartError(f"there are two named {server.name!r}")
+        servers[server.name] = server
+    if len(servers) > SERVERS_MAX:
+        raise PartError(f"these are {len(servers)}")
+    return tuple(servers.values())
 
 
 def _hash_sources(text: str) -> tuple[str, ...]:
@@ -150,6 +167,7 @@ ON_OFF = _one_of("on", "off")
 PORT = _integer(0, 65535)
 
 TABLE: tuple[Setting, ...] = (
+    Setting("config", "", Kind("a readable file in TOML", str), "a file with settings: the names below without LB_, in small letters; the environment wins"),
     Setting("host", "127.0.0.1", Kind("an IP address, or localhost", _host), "the address clients connect to"),
     Setting("port", "8000", PORT, "the port clients connect to; 0 = any free one"),
     Setting("ops_port", "9000", PORT, "/livez, /readyz, /metrics and /servers, on loopback alone; 0 = any free one"),
@@ -188,10 +206,14 @@ TABLE: tuple[Setting, ...] = (
 )  # fmt: skip
 
 
+SETTINGS = {setting.name: setting for setting in TABLE}
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """One balancer's settings, parsed and in bounds. Durations are seconds, sizes bytes."""
 
+    config: str
     host: str
     port: int
     ops_port: int
@@ -224,45 +246,80 @@ class Config:
 
     @classmethod
     def load(cls, environ: Mapping[str, str]) -> "Config":
-        """Read `environ` over the defaults; an empty value counts as not given. Raises ConfigError with every problem."""
-        problems: list[str] = []
-        by_variable = {setting.variable: setting for setting in TABLE}
+        """Read `environ`, and the file it names, over the defaults. Raises ConfigError with every problem."""
+        return cls.of(*gather(environ))
+
+    @classmethod
+    def of(cls, given: Sequence["Given"], problems: Iterable[str] = ()) -> "Config":
+        """What `gather` found. Raises ConfigError with every problem, `problems` among them."""
+        found = list(problems)
         values = {setting.name: setting.kind.parse(setting.default) for setting in TABLE if setting.default}
-        for variable, text in sorted(environ.items()):
-            if not variable.startswith(PREFIX):
-                continue
-            setting = by_variable.get(variable)
-            if setting is None:
-                problems.append(_unknown(variable, by_variable))
-            elif text:
-                try:
-                    values[setting.name] = setting.kind.parse(text)
-                except ValueError:
-                    problems.append(f"{variable} is {text!r}; allowed: {setting.kind.allowed}")
-        if not environ.get("LB_SERVERS"):
-            problems.append(f"LB_SERVERS is not given; allowed: {by_variable['LB_SERVERS'].kind.allowed}")
-        problems += [
+        values["config"] = ""
+        for setting, text, where in given:
+            try:
+                values[setting.name] = setting.kind.parse(text)
+            except ValueError as error:
+                part = f", where {error}" if isinstance(error, PartError) else ""
+                found.append(f"{where} is {text!r}{part}; allowed: {setting.kind.allowed}{_nearest(setting, text)}")
+        if not any(setting.name == "servers" for setting, _, _ in given):
+            found.append(f"LB_SERVERS is not given; allowed: {SETTINGS['servers'].kind.allowed}")
+        found += [
             f"LB_LINK names {method} {path}, which LB_REPLAY_SAFE does not: what is lost with a link could not be sent again"
             for method, path in values["link"]
             if (method, path) not in values["replay_safe"]
         ]
         here = (values["host"], values["port"])
-        problems += [
+        found += [
             f"LB_SERVERS names the balancer itself ({server.host}:{server.port})"
             for server in values.get("servers", ())
             if (server.host, server.port) == here
         ]
-        if problems:
-            raise ConfigError(problems)
+        if found:
+            raise ConfigError(found)
         return cls(**values)
+
+
+class Given(NamedTuple):
+    """A setting that somebody gave: as it was written, and `where`, which is what a complaint begins with."""
+
+    setting: Setting
+    text: str
+    where: str
+
+
+def gather(environ: Mapping[str, str]) -> tuple[list[Given], list[str]]:
+    """What the environment and the file it names give, in the order of the table, and what is wrong with either.
+
+    An empty variable counts as not given.
+    """
+    problems: list[str] = []
+    texts = {variable: text for variable, text in sorted(environ.items()) if variable.startswith(PREFIX) and text}
+    given: dict[str, Given] = {}
+    if FILE in texts:
+        found, problems = read_file(texts[FILE])
+        given = {one.setting.name: one for one in found}
+    by_variable = {setting.variable: setting for setting in TABLE}
+    for variable in sorted(name for name in environ if name.startswith(PREFIX)):
+        if variable not in by_variable:
+            problems.append(_unknown(variable, by_variable, "`python -m loadbalancer --help` lists the known ones"))
+        elif variable in texts:
+            given[by_variable[variable].name] = Given(by_variable[variable], texts[variable], variable)
+    return [given[setting.name] for setting in TABLE if setting.name in given], problems
 
 
 def usage() -> str:
     """What `--help` prints: every variable with its default and its meaning, from the table."""
     lines = [
-        "usage: LB_SERVERS=host:port,host:port python -m loadbalancer",
+        "usage: LB_SERVERS=host:port,host:port python -m loadbalancer [--check] [--config FILE]",
         "",
-        "Shares HTTP/1.1 requests among servers. Configured by the environment alone:",
+        "Shares HTTP/1.1 requests among servers. Configured by the environment, which wins, and by a file in TOML,",
+        "LB_CONFIG or --config, in which LB_ALGORITHM is called algorithm:",
+        "",
+        '  algorithm = "least_connections"',
+        '  servers = ["a=127.0.0.1:8081", "b=127.0.0.1:8082*2"]',
+        "  retries = 1",
+        "",
+        "--check prints what would be used and where it comes from, and starts nothing.",
         "",
     ]
     for setting in TABLE:
@@ -279,7 +336,63 @@ def usage() -> str:
     return "\n".join(lines)
 
 
-def _unknown(variable: str, known: Mapping[str, Setting]) -> str:
-    near = difflib.get_close_matches(variable, known, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]}?" if near else "`python -m loadbalancer --help` lists the known ones"
-    return f"{variable} is not a setting; {hint}"
+def shown(config: Config, given: Iterable[Given]) -> str:
+    """What `--check` prints: every setting as it would be used, and who says so."""
+    by_name = {one.setting.name: one for one in given}
+    rows = []
+    for setting in TABLE:
+        one = by_name.get(setting.name)
+        rows.append((f"{setting.variable}={one.text if one else setting.default}", one.where if one else "default"))
+    width = max(len(row[0]) for row in rows if len(row[0]) < 60)
+    servers = [f"  {server}" for server in config.servers]
+    return "\n".join([*(f"{text:<{width}}  {where}" for text, where in rows), "", "servers:", *servers, ""])
+
+
+def read_file(path: str) -> tuple[list[Given], list[str]]:
+    """What the file at `path` gives, and what is wrong with it apart from values that are not allowed."""
+    try:
+        with Path(path).open("rb") as file:
+            raw = file.read(FILE_BYTES_MAX + 1)
+        table = tomllib.loads(raw.decode()) if len(raw) <= FILE_BYTES_MAX else None
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        return [], [f"{FILE} is {path!r}: {why}; allowed: {SETTINGS['config'].kind.allowed}"]
+    if table is None:
+        return [], [
+            f"{FILE} is {path!r}: larger than {FILE_BYTES_MAX} bytes; allowed: {SETTINGS['config'].kind.allowed}"
+        ]
+    found, problems = [], []
+    settings = {name: setting for name, setting in SETTINGS.items() if name != "config"}
+    for key, value in table.items():
+        where = f"{path}: {key}"
+        text = _written(value)
+        if key not in settings:
+            problems.append(
+                f"{path}: {_unknown(key, settings, '`python -m loadbalancer --help` lists the known ones')}"
+            )
+        elif text is None:
+            problems.append(f"{where} is {value!r}; allowed: {settings[key].kind.allowed}")
+        elif text:
+            found.append(Given(settings[key], text, where))
+    return found, problems
+
+
+def _written(value: object) -> str | None:
+    # As the environment would have it; a float that is no plain number of digits is refused by who reads it.
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, (int, float, str)):
+        return str(value)
+    if isinstance(value, list) and value and all(isinstance(one, str) and "," not in one for one in value):
+        return ",".join(value)
+    return None
+
+
+def _nearest(setting: Setting, text: str) -> str:
+    near = difflib.get_close_matches(text, setting.kind.words, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _unknown(name: str, known: Iterable[str], otherwise: str) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"{name} is not a setting; {f'did you mean {near[0]}?' if near else otherwise}"

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from flashsale import crash
 from loadbalancer import config as balancer
+from loadbalancer.config import Setting as BalancerSetting
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PREFIXES = ("FLASH_", balancer.PREFIX)
@@ -246,6 +247,9 @@ class Settings:
     crash_at: str
     log_level: str
     balancer: Mapping[str, str]  # LB_* variables that were given, as they were written
+    balancer_file: Mapping[
+        str, str
+    ]  # those that the file LB_CONFIG names gives; the balancer reads it anew at each reload
     origins: Mapping[str, str] = field(repr=False, compare=False)
 
     @classmethod
@@ -268,6 +272,8 @@ class Settings:
             for variable, text in _parse_balancer(origin, source, problems):
                 given[variable] = text
                 origins[variable] = origin
+        in_file = _parse_balancer_file(given[balancer.FILE], problems) if balancer.FILE in given else {}
+        origins |= dict.fromkeys(in_file.keys() - given.keys(), given.get(balancer.FILE, ""))
         if values["auth"] == "off" and not is_loopback(values["host"]):
             problems.append(
                 f"FLASH_AUTH is 'off' while FLASH_HOST is {values['host']!r}; "
@@ -280,7 +286,16 @@ class Settings:
             )
         if problems:
             raise SettingsError(problems)
-        return cls(**values, balancer=MappingProxyType(given), origins=MappingProxyType(origins))
+        return cls(
+            **values,
+            balancer=MappingProxyType(given),
+            balancer_file=MappingProxyType(in_file),
+            origins=MappingProxyType(origins),
+        )
+
+    def balancer_text(self, setting: BalancerSetting) -> str:
+        """The value of one of the balancer's settings, as it is written wherever it comes from."""
+        return self.balancer.get(setting.variable) or self.balancer_file.get(setting.variable) or setting.default
 
     def shown(self, setting: Setting) -> str:
         """The value as `config` prints it: secrets masked, a URL's password alone."""
@@ -352,6 +367,20 @@ def _parse_balancer(origin: str, source: Mapping[str, str], problems: list[str])
                 yield variable, text
             except ValueError:
                 problems.append(f"{variable} ({origin}) is {text!r}; allowed: {setting.kind.allowed}")
+
+
+def _parse_balancer_file(path: str, problems: list[str]) -> dict[str, str]:
+    found, wrong = balancer.read_file(path)
+    problems += wrong
+    texts = {}
+    for setting, text, where in found:
+        try:
+            setting.kind.parse(text)
+        except ValueError:
+            problems.append(f"{where} is {text!r}; allowed: {setting.kind.allowed}")
+        if setting in BALANCER_TABLE:  # in what the launcher decides it is not asked
+            texts[setting.variable] = text
+    return texts
 
 
 def _unknown(variable: str, origin: str, known: Iterable[str]) -> str:

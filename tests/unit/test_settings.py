@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flashsale.settings import TABLE, Settings, SettingsError, mask_url
+from flashsale.settings import BALANCER_TABLE, TABLE, Settings, SettingsError, mask_url
 
 
 def load(**environ: str) -> Settings:
@@ -21,7 +21,7 @@ def refused(environ: dict[str, str], dotenv: Path | None = None) -> tuple[str, .
 
 def test_the_table_and_the_class_name_the_same_settings() -> None:
     assert [setting.name for setting in TABLE] == [
-        f.name for f in fields(Settings) if f.name not in {"balancer", "origins"}
+        f.name for f in fields(Settings) if f.name not in {"balancer", "balancer_file", "origins"}
     ]
 
 
@@ -181,6 +181,21 @@ def test_the_balancers_settings_are_checked_by_its_own_table_and_handed_on_as_wr
         "LB_ALGORITHM (environment) is 'random'; allowed: round_robin | least_connections | consistent_hash | power_of_two"
         in problem
     )
+
+
+def test_the_balancers_file_is_checked_too_and_left_to_the_balancer_to_read(tmp_path: Path) -> None:
+    path = tmp_path / "lb.toml"
+    path.write_text('algorithm = "least_connections"\nretries = 1\nport = 1\n', encoding="utf-8")
+    settings = Settings.load({"LB_CONFIG": str(path), "LB_RETRIES": "3"})
+    assert settings.balancer == {"LB_CONFIG": str(path), "LB_RETRIES": "3"}
+    shown = {s.variable: (settings.balancer_text(s), settings.origins.get(s.variable)) for s in BALANCER_TABLE}
+    assert shown["LB_ALGORITHM"] == ("least_connections", str(path))
+    assert shown["LB_RETRIES"] == ("3", "environment")
+    assert shown["LB_GRACE"] == ("15", None)
+    path.write_text('algorithm = "random"\ngrease = 1\n', encoding="utf-8")
+    unknown, wrong = refused({"LB_CONFIG": str(path)})
+    assert unknown == f"{path}: grease is not a setting; did you mean grace?"
+    assert wrong.startswith(f"{path}: algorithm is 'random'; allowed: round_robin")
 
 
 @pytest.mark.parametrize("variable", ["LB_HOST", "LB_PORT", "LB_OPS_PORT", "LB_SERVERS"])

@@ -300,7 +300,7 @@ def _config(parsed: argparse.Namespace, settings: Settings, _: Say) -> int:
     ] + [
         {
             "variable": setting.variable,
-            "value": settings.balancer.get(setting.variable, setting.default),
+            "value": settings.balancer_text(setting),
             "origin": settings.origins.get(setting.variable, "default"),
             "allowed": setting.kind.allowed,
             "help": setting.help,

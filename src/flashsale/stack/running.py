@@ -336,7 +336,7 @@ def _role_spec(seat: Seat, settings: Settings, urls: Urls, links: Mapping[str, s
 
 def _grace_s(settings: Settings) -> float:
     [grace] = [setting for setting in BALANCER_TABLE if setting.name == "grace"]
-    return min(float(settings.balancer.get(grace.variable, grace.default)), BALANCER_GRACE_S_MAX)
+    return min(float(settings.balancer_text(grace)), BALANCER_GRACE_S_MAX)
 
 
 def _balancer_spec(seat: Seat, settings: Settings, backend: str, seats: Iterable[Seat]) -> ProcessSpec:

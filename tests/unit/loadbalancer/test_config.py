@@ -2,12 +2,13 @@
 import subprocess
 import sys
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
 from flashsale.contract.wire import WAIT_SECONDS_MAX
 from flashsale.settings import REPOSITORY
-from loadbalancer.config import TABLE, Address, Config, ConfigError, usage
+from loadbalancer.config import FILE_BYTES_MAX, TABLE, Address, Config, ConfigError, usage
 from tests.patience import PATIENCE_SECONDS
 
 GIVEN = {"LB_SERVERS": "127.0.0.1:8080"}
@@ -88,7 +89,26 @@ def test_how_servers_are_written() -> None:
 def test_a_wrong_value_is_refused_by_name_with_what_is_allowed(variable: str, value: str) -> None:
     (problem,) = refused({**GIVEN, variable: value})
     allowed = next(setting.kind.allowed for setting in TABLE if setting.variable == variable)
-    assert problem == f"{variable} is {value!r}; allowed: {allowed}"
+    assert problem.startswith(f"{variable} is {value!r}")
+    assert f"; allowed: {allowed}" in problem
+
+
+@pytest.mark.parametrize(
+    ("servers", "wrong"),
+    [
+        ("a=h:1,b", "'b' is not a server"),
+        ("a=h:1,a=h:2", "there are two named 'a'"),
+        (",".join(f"h:{port}" for port in range(1, 66)), "these are 65"),
+    ],
+)
+def test_of_many_servers_the_wrong_one_is_named(servers: str, wrong: str) -> None:
+    (problem,) = refused({"LB_SERVERS": servers})
+    assert f", where {wrong}; allowed: " in problem
+
+
+def test_a_word_that_is_nearly_one_is_told_which() -> None:
+    (problem,) = refused({**GIVEN, "LB_ALGORITHM": "least_connection"})
+    assert problem.endswith("; did you mean least_connections?")
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
@@ -96,6 +116,48 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
         "LB_SERVER is not a setting; did you mean LB_SERVERS?",
         "LB_ZZZZZZ is not a setting; `python -m loadbalancer --help` lists the known ones",
     )
+
+
+# The file.
+
+
+def in_file(path: Path, text: str, **environ: str) -> dict[str, str]:
+    path.write_text(text, encoding="utf-8")
+    return {"LB_CONFIG": str(path), **environ}
+
+
+def test_a_file_gives_what_the_environment_does_not(tmp_path: Path) -> None:
+    text = 'servers = ["a=h:1", "b=h:2*3"]\nport = 1\nconnect_timeout = 0.5\naccess_log = true\nalgorithm = ""\n'
+    config = Config.load(in_file(tmp_path / "lb.toml", text, LB_PORT="2"))
+    assert config.servers == (Address("a", "h", 1, 1), Address("b", "h", 2, 3))
+    assert (config.port, config.connect_timeout, config.access_log) == (2, 0.5, "on")
+    assert config.algorithm == "round_robin"  # as in the environment, empty is not given
+
+
+def test_what_is_wrong_in_a_file_is_told_with_file_key_value_and_what_is_allowed(tmp_path: Path) -> None:
+    path = tmp_path / "lb.toml"
+    text = 'servers = ["a"]\nretries = 11\nalgoritm = "x"\ngrace = [1]\nport = 1.5\nconfig = "x"\nhost = {a = 1}\n'
+    problems = refused(in_file(path, text))
+    allowed = {setting.name: setting.kind.allowed for setting in TABLE}
+    assert set(problems) == {
+        f"{path}: servers is 'a', where 'a' is not a server; allowed: {allowed['servers']}",
+        f"{path}: retries is '11'; allowed: {allowed['retries']}",
+        f"{path}: algoritm is not a setting; did you mean algorithm?",
+        f"{path}: grace is [1]; allowed: {allowed['grace']}",
+        f"{path}: port is '1.5'; allowed: {allowed['port']}",
+        f"{path}: config is not a setting; `python -m loadbalancer --help` lists the known ones",
+        f"{path}: host is {{'a': 1}}; allowed: {allowed['host']}",
+    }
+
+
+@pytest.mark.parametrize("raw", [b"port 1", b"\xff", b"#" * (FILE_BYTES_MAX + 1)])
+def test_a_file_that_is_none_is_refused_by_its_name(tmp_path: Path, raw: bytes) -> None:
+    path = tmp_path / "lb.toml"
+    path.write_bytes(raw)
+    for given in (path, tmp_path / "absent.toml", tmp_path):
+        (problem,) = refused({**GIVEN, "LB_CONFIG": str(given)})
+        assert problem.startswith(f"LB_CONFIG is {str(given)!r}: ")
+        assert problem.endswith("; allowed: a readable file in TOML")
 
 
 def test_a_balancer_in_front_of_itself_is_refused() -> None:
@@ -133,3 +195,21 @@ def test_wrong_settings_and_arguments_end_with_2_and_say_all_that_is_wrong() -> 
     assert ended.returncode == 2
     assert all(name in ended.stderr for name in ("LB_PORT", "LB_SERVER ", "LB_SERVERS is not given"))
     assert run("serve").returncode == 2
+
+
+def test_check_prints_what_would_be_used_and_who_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "lb.toml"
+    environ = in_file(path, 'retries = 1\nservers = ["a=h:1"]\nport = 1\n', LB_PORT="2")
+    checked = run("--check", **environ)
+    assert (checked.returncode, checked.stderr) == (0, "")
+    rows = [line.split() for line in checked.stdout.splitlines()]
+    assert ["LB_PORT=2", "LB_PORT"] in rows
+    assert ["LB_RETRIES=1", f"{path}:", "retries"] in rows
+    assert ["LB_GRACE=15", "default"] in rows
+    assert ["a=h:1*1"] in rows
+    assert run("--check", "--config", str(path)).stdout == run("--check", LB_CONFIG=str(path)).stdout
+    path.write_text("retries = 1\nports = 1\n", encoding="utf-8")
+    wrong = run("--check", f"--config={path}")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert f"loadbalancer: {path}: ports is not a setting; did you mean port?\n" in wrong.stderr
+    assert "LB_SERVERS is not given" in wrong.stderr
