@@ -1,14 +1,14 @@
 """``python -m loadbalancer``: a balancer, configured by environment and file; ``--help`` prints every setting."""
 
+import asyncio
 import logging
 import os
 import sys
-
-import uvloop
+from collections.abc import Mapping
 
 from loadbalancer import logs
-from loadbalancer.app import UncheckedError, serve
-from loadbalancer.config import FILE, Config, ConfigError, gather, shown, usage
+from loadbalancer.config import FILE, ConfigError, gather, shown, usage
+from loadbalancer.parent import FailedError, Parent, Told
 
 EXIT_FAILED, EXIT_WRONG = 1, 2
 
@@ -33,21 +33,25 @@ def main(arguments: list[str]) -> int:
             return EXIT_WRONG
     given, problems = gather(environ)
     try:
-        config = Config.of(given, problems)
+        told = Told.of(given, problems)
     except ConfigError as error:
         for problem in error.problems:
             print(f"loadbalancer: {problem}", file=sys.stderr)
         return EXIT_WRONG
     if only_checks:
-        print(shown(config, given), end="")
+        print(shown(told.config, given), end="")
         return 0
     logs.configure()
     try:
-        uvloop.run(serve(config))
-    except (OSError, UncheckedError) as error:
+        asyncio.run(_serve(environ, told))
+    except (OSError, FailedError) as error:
         logs.say("loadbalancer.failed", level=logging.ERROR, reason=str(error))
         return EXIT_FAILED
     return 0
+
+
+async def _serve(environ: Mapping[str, str], told: Told) -> None:
+    await Parent(environ, told).run()
 
 
 if __name__ == "__main__":

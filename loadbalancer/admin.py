@@ -1,24 +1,31 @@
-"""The operations listener, on loopback alone: /livez /readyz /metrics, /servers, and draining a server.
+"""The pages for operators, over HTTP: on loopback, where everything can be read and nothing changed, and on the unix socket of
+LB_ADMIN_SOCKET, whose file only its owner may open.
 
-It moves servers in and out of service, so a page in somebody's browser must not reach it: a name that was made to point
-here is refused by Host, and a request that a page sent by its Origin.
+What changes something is therefore asked through the socket alone. A page in somebody's browser must not read the other one
+either: a name that was made to point here is refused by Host, and a request that a page sent by its Origin.
 """
 
 import asyncio
 import json
+import os
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from typing import TYPE_CHECKING, NamedTuple
 
-from loadbalancer import metrics
+from loadbalancer.config import ConfigError
+from loadbalancer.exposition import exposition
 from loadbalancer.http1.grammar import Refused
 from loadbalancer.http1.head import RequestHead
 from loadbalancer.http1.reader import END, RequestReader
-from loadbalancer.proxy import Proxy
-from loadbalancer.servers import Server
+from loadbalancer.stats import described, stats
+
+if TYPE_CHECKING:
+    from loadbalancer.parent import Parent
 
 READ_BYTES = 16 * 1024
-REQUEST_SECONDS = 5.0
+REQUEST_SECONDS = 5.0  # for a request to come, and for its answer to be taken
 BODY_BYTES_MAX = 1024
 CONNECTIONS_MAX = 64
 is_ours = re.compile(rb"(?:127\.0\.0\.1|localhost)(?::[0-9]+)?", re.IGNORECASE).fullmatch
@@ -26,22 +33,29 @@ JSON, TEXT = "application/json", "text/plain; charset=utf-8"
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
 
 
+class Page(NamedTuple):
+    """An answer."""
+
+    status: int
+    type: str
+    body: bytes
+
+
 class Admin:
     """One request per connection; none of this is fast, and it need not be."""
 
-    def __init__(self, proxy: Proxy) -> None:
-        self._proxy = proxy
+    def __init__(self, parent: "Parent", *, may_change: bool = False) -> None:
+        self._parent = parent
+        self._may_change = may_change
         self._connections = 0
-        self._pages: dict[bytes, Callable[[], tuple[int, str, bytes]]] = {
-            b"/livez": lambda: (200, TEXT, b"alive\n"),
-            b"/readyz": self._readyz,
-            b"/metrics": lambda: (
-                200,
-                METRICS,
-                metrics.exposition(proxy.totals, len(proxy.clients), proxy.farm),
-            ),
-            b"/servers": self._servers,
+        self._pages: dict[str, Callable[[], Awaitable[Page]]] = {
+            "/livez": self._livez,
+            "/readyz": self._readyz,
+            "/metrics": self._metrics,
+            "/servers": self._servers,
+            "/stats": self._stats,
         }
+        self._deeds: dict[str, Callable[[], Awaitable[None]]] = {"/reload": parent.reload, "/restart": parent.restart}
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
@@ -49,7 +63,9 @@ class Admin:
         try:
             if self._connections <= CONNECTIONS_MAX:
                 async with asyncio.timeout(REQUEST_SECONDS):
-                    status, content_type, body = self._answer(await _request(reader))
+                    request = await _request(reader)
+                status, content_type, body = await self._answer(request)  # a reload has bounds of its own
+                async with asyncio.timeout(REQUEST_SECONDS):
                     writer.write(
                         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: {content_type}\r\n"
                         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
@@ -64,32 +80,79 @@ class Admin:
             self._connections -= 1
             writer.transport.abort()
 
-    def _answer(self, request: RequestHead | Refused) -> tuple[int, str, bytes]:
+    async def _answer(self, request: RequestHead | Refused) -> Page:
         if isinstance(request, Refused):
-            return request.status, TEXT, request.detail.encode() + b"\n"
-        if is_ours(request.host) is None or b"origin" in request.values:
-            return 403, TEXT, b"not for pages\n"
-        path = request.target.partition(b"?")[0]
+            return _text(request.status, request.detail)
+        if not self._may_change and (is_ours(request.host) is None or b"origin" in request.values):
+            return _text(403, "not for pages")
+        path = request.target.partition(b"?")[0].decode()
         if path in self._pages:
-            return self._pages[path]() if request.method == b"GET" else (405, TEXT, b"GET only\n")
-        parts = path.decode().split("/")
-        if len(parts) == 4 and parts[1] == "servers" and parts[3] in {"drain", "undrain"}:
-            server = next((server for server in self._proxy.farm.servers if server.name == parts[2]), None)
-            if server is not None:
-                if request.method != b"POST":
-                    return 405, TEXT, b"POST only\n"
-                self._proxy.farm.set_draining(server, is_draining=parts[3] == "drain")
-                if server.is_draining:
-                    self._proxy.close_idle(server)
-                return 200, JSON, _json(_describe(server))
-        return 404, TEXT, b"no such page\n"
+            return await self._pages[path]() if request.method == b"GET" else _text(405, "GET only")
+        if not self._may_change:
+            return _text(404, "no such page; what changes something is asked through LB_ADMIN_SOCKET")
+        if request.method != b"POST":
+            return _text(405, "POST only")
+        return await self._change(path)
 
-    def _readyz(self) -> tuple[int, str, bytes]:
+    async def _change(self, path: str) -> Page:
+        from loadbalancer.parent import FailedError  # noqa: PLC0415 - it imports this module
+
+        try:
+            match path.split("/"):
+                case ["", "reload" | "restart"]:
+                    await self._deeds[path]()
+                    return await self._stats()
+                case ["", "servers", name, "drain" | "undrain" as word]:
+                    await self._parent.drain(name, is_draining=word == "drain")
+                    return await self._servers()
+        except KeyError as error:
+            known = ", ".join(server.name for server in self._parent.told.config.servers)
+            return _text(404, f"no server is named {error.args[0]!r}; there are {known}")
+        except ConfigError as error:
+            return _text(422, str(error))
+        except FailedError as error:
+            return _text(409, str(error))
+        return _text(404, "no such page")
+
+    async def _livez(self) -> Page:
+        return _text(200, "alive")
+
+    async def _readyz(self) -> Page:
         # Not a word about the servers: with all of them down a 503 with a reason is better than a refused connection.
-        return (503, TEXT, b"draining\n") if self._proxy.is_draining else (200, TEXT, b"ready\n")
+        if self._parent.is_stopping:
+            return _text(503, "draining")
+        return _text(200, "ready") if self._parent.serving else _text(503, "no worker accepts connections")
 
-    def _servers(self) -> tuple[int, str, bytes]:
-        return 200, JSON, _json([_describe(server) for server in self._proxy.farm.servers])
+    async def _metrics(self) -> Page:
+        return Page(200, METRICS, exposition(await self._parent.reports(), len(self._parent.serving)))
+
+    async def _servers(self) -> Page:
+        servers = (await self._parent.reports())["servers"]
+        return _json([described(name, server, self._parent.rates) for name, server in servers.items()])
+
+    async def _stats(self) -> Page:
+        parent = self._parent
+        merged = await parent.reports()
+        workers = [
+            {
+                "slot": worker.slot,
+                "pid": worker.child.pid,
+                "state": "serving" if worker.is_serving else "retiring" if worker.is_leaving else "starting",
+                "uptime_seconds": round(time.time() - worker.since, 1),
+                "report": worker.report,
+            }
+            for worker in parent.workers
+        ]
+        return _json(
+            {
+                "pid": os.getpid(),
+                "uptime_seconds": round(time.time() - parent.started, 1),
+                "algorithm": parent.told.config.algorithm,
+                "reloads": parent.reloads,
+                **stats(merged, parent.rates),
+                "workers": workers,
+            }
+        )
 
 
 async def _request(reader: asyncio.StreamReader) -> RequestHead | Refused:
@@ -108,23 +171,9 @@ async def _request(reader: asyncio.StreamReader) -> RequestHead | Refused:
     raise ConnectionResetError
 
 
-def _describe(server: Server) -> dict[str, object]:
-    return {
-        "name": server.name,
-        "address": server.authority.decode(),
-        "weight": server.weight,
-        "state": server.state,
-        "reason": server.health.reason,
-        "active": server.active,
-        "streams": server.streams,
-        "peak": server.peak,
-        "idle_connections": len(server.pool),
-        "answers": dict(zip(metrics.CLASSES, server.answers, strict=True)),
-        "retries": server.retries,
-        "lost": server.lost,
-        "ejections": server.ejections,
-    }
+def _text(status: int, text: str) -> Page:
+    return Page(status, TEXT, text.encode() + b"\n")
 
 
-def _json(value: object) -> bytes:
-    return json.dumps(value, indent=2).encode() + b"\n"
+def _json(value: object) -> Page:
+    return Page(200, JSON, json.dumps(value, indent=2).encode() + b"\n")

@@ -200,7 +200,26 @@ class ClientConnection(asyncio.Protocol):
             return
         if self._exchange is None and not self._has_waiting:
             self._close()
-        elif self._exchange is not None and self._exchange.is_stream and self._exchange.status:
+        else:
+            self.end_stream()
+
+    def retire(self) -> None:
+        """Let the client go with the next answer that can still tell it so.
+
+        An idle connection stays: closed now, it could cross a request on its way, which would be lost. Whoever is in the
+        middle of an answer has been promised another one.
+        """
+        if self._exchange is None or not self._exchange.status:
+            self.will_close = True
+
+    @property
+    def is_streaming(self) -> bool:
+        """Is it being sent an event stream?"""
+        return self._exchange is not None and self._exchange.is_stream and bool(self._exchange.status)
+
+    def end_stream(self) -> None:
+        """Its stream, if it is still there, goes on elsewhere."""
+        if self.is_streaming:
             self.break_off()
 
     # Own steps.

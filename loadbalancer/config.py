@@ -171,6 +171,8 @@ TABLE: tuple[Setting, ...] = (
     Setting("host", "127.0.0.1", Kind("an IP address, or localhost", _host), "the address clients connect to"),
     Setting("port", "8000", PORT, "the port clients connect to; 0 = any free one"),
     Setting("ops_port", "9000", PORT, "/livez, /readyz, /metrics and /servers, on loopback alone; 0 = any free one"),
+    Setting("workers", "1", _integer(1, 64), "processes that share the port; one core each is what they can use"),
+    Setting("admin_socket", "", _matching(r"/.{1,100}", "an absolute path of at most 101 characters"), "a unix socket, for its owner alone, where servers are drained, added and weighed; empty = none"),
     Setting("servers", "", Kind("[name=]host:port[*weight], with commas between; names differ; weights 1 to 256; at most 64", _servers),
             "the servers to share the requests among; must be given"),
     Setting("algorithm", "round_robin", _one_of(*ALGORITHMS), "how a server is chosen"),
@@ -217,6 +219,8 @@ class Config:
     host: str
     port: int
     ops_port: int
+    workers: int
+    admin_socket: str
     servers: tuple[Address, ...]
     algorithm: str
     hash: tuple[str, ...]
@@ -254,7 +258,7 @@ class Config:
         """What `gather` found. Raises ConfigError with every problem, `problems` among them."""
         found = list(problems)
         values = {setting.name: setting.kind.parse(setting.default) for setting in TABLE if setting.default}
-        values["config"] = ""
+        values |= dict.fromkeys((setting.name for setting in TABLE if not setting.default), "")
         for setting, text, where in given:
             try:
                 values[setting.name] = setting.kind.parse(text)

@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 import os
+import random
 import time
 from typing import TYPE_CHECKING, TextIO
 
@@ -36,6 +37,7 @@ class Proxy:
         self.replay_safe = ReplaySafe(config.replay_safe)
         self.linked = ReplaySafe(config.link)
         self.is_draining = False
+        self._is_retiring = False
         self.is_empty = asyncio.Event()  # set once nobody is left to answer
         self.clients: set[ClientConnection] = set()
         self._access_log = access_log
@@ -93,6 +95,16 @@ class Proxy:
             client.drain()
         for server in self.farm.servers:
             self.close_idle(server)
+        if not self.clients:
+            self.is_empty.set()
+
+    def retire(self, seconds: float) -> None:
+        """Another process takes the clients over: each is told with its next answer, and streams end one by one in that time."""
+        self.is_draining = self._is_retiring = True
+        for client in list(self.clients):
+            if client.is_streaming:
+                self._loop.call_later(random.uniform(0, seconds), client.end_stream)
+        self._tell_to_leave()
         if not self.clients:
             self.is_empty.set()
 
@@ -155,8 +167,14 @@ class Proxy:
                 self._access_log = None
                 say("access_log.lost", level=logging.WARNING, reason=error.strerror)
 
+    def _tell_to_leave(self) -> None:
+        for client in self.clients:
+            client.retire()
+
     def _sweep(self) -> None:
         now = self.now()
+        if self._is_retiring:
+            self._tell_to_leave()  # those that were in the middle of an answer, or just being accepted
         self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
         for client in [client for client in self.clients if client.deadline <= now]:
             client.expire()

@@ -7,9 +7,11 @@ import os
 import re
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, Self
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, Self
 
 from flashsale.settings import REPOSITORY
 from flashsale.stack.processes import dies_with_us
@@ -171,6 +173,7 @@ class Balancer:
     """``python -m loadbalancer``."""
 
     child: asyncio.subprocess.Process
+    socket: Path  # of its administration
     port: int = 0
     ops_port: int = 0
     is_told: bool = False
@@ -200,6 +203,23 @@ class Balancer:
             return await client.ask(f"{method} {path} HTTP/1.1\r\n{own}{lines}\r\n".encode())
         finally:
             client.leave()
+
+    async def admin(self, path: str, method: str = "POST") -> Message:
+        """Ask through the unix socket, where things can be changed."""
+        client = Client(*await asyncio.open_unix_connection(str(self.socket)))
+        try:
+            return await client.ask(f"{method} {path} HTTP/1.1\r\nHost: lb\r\n\r\n".encode())
+        finally:
+            client.leave()
+
+    async def stats(self) -> dict[str, Any]:
+        """Everything it knows of itself."""
+        found: dict[str, Any] = json.loads((await self.ops("/stats")).body)
+        return found
+
+    async def workers(self, state: str = "serving") -> list[int]:
+        """The pids of its workers, by slot."""
+        return [worker["pid"] for worker in (await self.stats())["workers"] if worker["state"] == state]
 
     async def metric(self, name: str, **labels: str) -> float:
         """The sum of one family's values with these labels."""
@@ -255,6 +275,8 @@ async def balanced(*servers: Server, **environ: str) -> AsyncIterator[Balancer]:
     for server in servers:
         if not server.port:
             await server.start()
+    directory = tempfile.TemporaryDirectory(prefix="lb-")
+    path = Path(directory.name) / "admin"
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -264,6 +286,7 @@ async def balanced(*servers: Server, **environ: str) -> AsyncIterator[Balancer]:
             "PYTHONPATH": str(REPOSITORY),
             "LB_PORT": "0",
             "LB_OPS_PORT": "0",
+            "LB_ADMIN_SOCKET": str(path),
             "LB_CHECK_INTERVAL": "0.1",
             # A loaded machine is no accident: what a test does not ask for must not happen because of it.
             "LB_CHECK_TIMEOUT": "10",
@@ -278,7 +301,7 @@ async def balanced(*servers: Server, **environ: str) -> AsyncIterator[Balancer]:
         stderr=asyncio.subprocess.PIPE,
         preexec_fn=dies_with_us(signal.SIGKILL),
     )
-    balancer = Balancer(child)
+    balancer = Balancer(child, path)
     started = asyncio.Event()
     listening = asyncio.create_task(_listen(balancer, started))
     try:
@@ -298,6 +321,7 @@ async def balanced(*servers: Server, **environ: str) -> AsyncIterator[Balancer]:
         for server in servers:
             await server.kill()
         await listening
+        directory.cleanup()
     assert not [line for line in balancer.said if line["level"] not in {"info", "warning"}], balancer.said
 
 

@@ -3,6 +3,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,27 +14,36 @@ from tests.patience import PATIENCE_SECONDS
 GET = b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n"
 
 
-async def test_a_server_can_be_drained_and_brought_back_by_hand_and_not_by_a_web_page() -> None:
+async def test_a_server_can_be_drained_and_brought_back_by_hand() -> None:
     servers = [Upstream(name) for name in "ab"]
     async with balanced(*servers) as balancer:
-        for host in ("Host: evil.example", "Host: localhost.evil.example", "Host: 127.0.0.1.evil.example"):
-            assert (await balancer.ops("/servers/a/drain", "POST", host)).status == 403
-        assert (await balancer.ops("/servers/a/drain", "POST", "Origin: http://evil.example")).status == 403
-        assert (await balancer.ops("/servers/a/drain")).status == 405
-        assert (await balancer.ops("/servers/c/drain", "POST")).status == 404
+        assert (await balancer.admin("/servers/a/drain", "GET")).status == 405
+        unknown = await balancer.admin("/servers/c/drain")
+        assert (unknown.status, unknown.body) == (404, b"no server is named 'c'; there are a, b\n")
         assert await balancer.states() == {"a": "up", "b": "up"}
-        assert (await balancer.ops("/servers/a/drain", "POST")).status == 200
+        assert (await balancer.admin("/servers/a/drain")).status == 200
         assert await balancer.states() == {"a": "draining", "b": "up"}
         assert {(await balancer.ask(GET)).body for _ in range(4)} == {b"b"}
-        await balancer.ops("/servers/a/undrain", "POST")
+        await balancer.admin("/servers/a/undrain")
         assert {(await balancer.ask(GET)).body for _ in range(4)} == {b"a", b"b"}
+
+
+async def test_what_changes_something_is_asked_through_the_owners_socket_alone() -> None:
+    async with balanced(Upstream("a"), Upstream("b")) as balancer:
+        assert balancer.socket.stat().st_mode & 0o777 == 0o600
+        for path in ("/servers/a/drain", "/reload", "/restart"):
+            assert (await balancer.ops(path, "POST")).status == 404
+        for host in ("Host: evil.example", "Host: localhost.evil.example", "Host: 127.0.0.1.evil.example"):
+            assert (await balancer.ops("/servers", "GET", host)).status == 403
+        assert (await balancer.ops("/servers", "GET", "Origin: http://evil.example")).status == 403
+        assert await balancer.states() == {"a": "up", "b": "up"}
 
 
 async def test_the_operations_pages() -> None:
     async with balanced(Upstream("a")) as balancer:
-        assert [(await balancer.ops(path)).status for path in ("/livez", "/readyz", "/metrics", "/servers")] == [
-            200
-        ] * 4
+        assert [
+            (await balancer.ops(path)).status for path in ("/livez", "/readyz", "/metrics", "/servers", "/stats")
+        ] == [200] * 5
         assert (await balancer.ops("/metrics", "POST")).status == 405
         assert (await balancer.ops("/secrets")).status == 404
         assert (await balancer.ops("/ bad")).status == 400
@@ -122,35 +132,37 @@ async def test_who_outlasts_the_grace_is_cut() -> None:
     assert balancer.said[-1]["cut"] == 1
 
 
-async def test_when_the_checks_of_a_server_end_by_themselves_so_does_the_balancer_aloud() -> None:
-    code = (
-        "import sys\n"
+async def test_a_worker_whose_checks_end_by_themselves_ends_aloud_and_with_the_fifth_the_balancer(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
         "from loadbalancer import probe\n"
-        "from loadbalancer.__main__ import main\n"
         "ask = probe.check\n"
         "async def check(host, port, authority, config):\n"
         "    if port == 2:\n"
         "        raise ZeroDivisionError\n"
         "    return await ask(host, port, authority, config)\n"
-        "probe.check = check\n"
-        "sys.exit(main([]))\n"
+        "probe.check = check\n",
+        encoding="utf-8",
     )
     environ = {
         "LB_PORT": "0",
         "LB_OPS_PORT": "0",
-        "LB_CHECK_INTERVAL": "0.1",
+        "LB_CHECK_INTERVAL": "0.05",
         "LB_SERVERS": "a=127.0.0.1:1,b=127.0.0.1:2",
     }
     ended = await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-c", code],
-        env={"PYTHONPATH": str(REPOSITORY), **environ},
+        [sys.executable, "-m", "loadbalancer"],
+        env={"PYTHONPATH": f"{tmp_path}:{REPOSITORY}", **environ},
         capture_output=True,
         check=False,
         timeout=PATIENCE_SECONDS,
     )
-    said = {line["event"]: line for line in map(json.loads, ended.stderr.splitlines())}
+    lines = [json.loads(line) for line in ended.stderr.splitlines()]
+    said = {line["event"]: line for line in lines}
     assert ended.returncode == 1
     assert said["server.unchecked"]["server"] == "b"
     assert "ZeroDivisionError" in "".join(said["server.unchecked"]["exception"])
-    assert said["loadbalancer.failed"]["reason"] == "checks ended by themselves: b"
+    assert said["loadbalancer.failed"]["reason"].startswith("workers ended by themselves 5 times")
+    assert sum(line["event"] == "worker.ended" for line in lines) == 5

@@ -1,0 +1,364 @@
+"""The process that is started: keeps the ports, the workers and what they are told, and serves no client itself.
+
+A worker that ends by itself is replaced, on the same sockets. A reload, or a rolling restart, makes every new worker ready
+before the first old one is told to retire, so whatever is wrong with the new leaves the old as they were. Until a client
+of an old worker is told with an answer that its connection ends, it is served there.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from loadbalancer import listeners
+from loadbalancer.admin import Admin
+from loadbalancer.config import SETTINGS, Config, ConfigError, Given, gather
+from loadbalancer.control import Control, GoneError
+from loadbalancer.logs import say
+from loadbalancer.report import Report, merged, remembered
+
+READY_SECONDS = 60.0  # to import everything, on a machine that is busy
+ANSWER_SECONDS = 5.0
+SPARE_SECONDS = 5.0  # for a worker's own end, after its grace
+REPORT_SECONDS = 1.0
+CRASHES_MAX = 5  # within CRASH_SECONDS; a sixth would only repeat the first five
+CRASH_SECONDS = 60.0
+BACKOFF_FIRST_SECONDS, BACKOFF_MAX_SECONDS = 0.1, 5.0
+# Given once: the sockets are made of them.
+FOR_LIFE = ("host", "port", "ops_port", "admin_socket", "workers")
+
+
+class FailedError(Exception):
+    """The balancer cannot go on, or what it was asked to do cannot be done; the text is for people."""
+
+
+class Told(NamedTuple):
+    """What workers are told: settings as they are written, and what they mean."""
+
+    texts: Mapping[str, str]
+    config: Config
+
+    @classmethod
+    def of(cls, given: list[Given], problems: list[str]) -> "Told":
+        """What `gather` found. Raises ConfigError."""
+        config = Config.of(given, problems)
+        return cls({one.setting.variable: one.text for one in given if one.setting.name != "config"}, config)
+
+
+class Worker:
+    """One worker's process."""
+
+    def __init__(self, slot: int, child: subprocess.Popen[bytes], control: Control) -> None:
+        self.slot = slot
+        self.child = child
+        self.control = control
+        self.is_serving = False
+        self.is_leaving = False  # told to: its end is none of an accident's
+        self.since = time.time()
+        self.ended = asyncio.Event()
+
+    @property
+    def report(self) -> Report | None:
+        """What it told last."""
+        return self.control.told.get("report")
+
+    @property
+    def cut(self) -> int:
+        """Clients that it did not answer within its grace."""
+        return int(self.control.told.get("cut", 0))
+
+
+class Parent:
+    """One balancer."""
+
+    def __init__(self, environ: Mapping[str, str], told: Told) -> None:
+        self.told = told
+        self.started = time.time()
+        self.is_stopping = False
+        self.drained: set[str] = set()  # names of servers, by hand; they outlive workers and reloads
+        self.rates: dict[str, float] = {}  # answers per second, by server
+        self.reloads = 0
+        self._environ = environ
+        self._sockets: list[list[socket.socket]] = []
+        self._workers: set[Worker] = set()
+        self._ended: Report | None = None  # what those that have ended had counted
+        self._changing = asyncio.Lock()  # one change of the workers at a time
+        self._rolling = asyncio.Lock()  # one replacement of all of them at a time
+        self._crashes: deque[float] = deque(maxlen=CRASHES_MAX)
+        self._stop = asyncio.Event()
+        self._failure = ""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # The life of the whole.
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. Raises OSError if a port cannot be had, FailedError if the workers cannot live."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        config = self.told.config
+        self._sockets = listeners.listen(config.host, config.port, config.workers)
+        async with contextlib.AsyncExitStack() as open_pages:
+            ops = await asyncio.start_server(Admin(self).serve, "127.0.0.1", config.ops_port)
+            open_pages.push_async_callback(_close, ops)
+            if config.admin_socket:
+                at = listeners.listen_at(config.admin_socket)
+                open_pages.callback(_unlink, config.admin_socket)
+                open_pages.push_async_callback(
+                    _close, await asyncio.start_unix_server(Admin(self, may_change=True).serve, sock=at)
+                )
+            try:
+                await self._start(config)
+                loop.add_signal_handler(signal.SIGHUP, self._on_signal, self.reload)
+                loop.add_signal_handler(signal.SIGUSR2, self._on_signal, self.restart)
+                self._task(self._poll())
+                port, ops_port = (made.getsockname()[1] for made in (self._sockets[0][0], ops.sockets[0]))
+                say("loadbalancer.started", host=config.host, port=port, ops_port=ops_port, workers=config.workers)
+                await self._stop.wait()
+            finally:
+                cut = await self._stop_all()
+        say("loadbalancer.stopped", level=logging.WARNING if cut else logging.INFO, cut=cut)
+        if self._failure:
+            raise FailedError(self._failure)
+
+    async def reload(self) -> None:
+        """Read the configuration anew and put it to work. Raises ConfigError or FailedError; then nothing has changed."""
+        try:
+            told = self._read_again()
+        except ConfigError as error:
+            for problem in error.problems:
+                say("reload.refused", level=logging.WARNING, problem=problem)
+            raise
+        self.drained &= {server.name for server in told.config.servers}
+        await self._roll(told)
+        self.reloads += 1
+        say("reload.done")
+
+    async def restart(self) -> None:
+        """Replace every worker by a new one with the same settings. Raises FailedError; then nothing has changed."""
+        await self._roll(self.told)
+        say("restart.done")
+
+    # What the pages ask.
+
+    @property
+    def workers(self) -> list[Worker]:
+        """All that there are, by slot."""
+        return sorted(self._workers, key=lambda worker: (worker.slot, worker.since))
+
+    @property
+    def serving(self) -> list[Worker]:
+        """Those that accept connections, by slot."""
+        return [worker for worker in self.workers if worker.is_serving]
+
+    @property
+    def retiring(self) -> list[Worker]:
+        """Those that still have clients, and accept none."""
+        return [worker for worker in self._workers if worker.is_leaving]
+
+    async def reports(self) -> Report:
+        """Everything counted, by the workers there are and those there were, as it is now."""
+        await self._tell_all("report")
+        living = [worker.report for worker in [*self.retiring, *self.serving] if worker.report is not None]
+        return merged(living, self._ended)
+
+    async def drain(self, name: str, *, is_draining: bool) -> None:
+        """No more requests for a server, or requests again. Raises KeyError if there is no such server."""
+        if name not in {server.name for server in self.told.config.servers}:
+            raise KeyError(name)
+        (self.drained.add if is_draining else self.drained.discard)(name)
+        await self._tell_all("drain", server=name, is_draining=is_draining)
+
+    # Workers.
+
+    def _read_again(self) -> Told:
+        told, now = Told.of(*gather(self._environ)), self.told
+        fixed = [
+            f"{SETTINGS[name].variable} is {str(getattr(told.config, name))!r}; allowed at a reload: what it was at the start, "
+            f"{str(getattr(now.config, name))!r}"
+            for name in FOR_LIFE
+            if getattr(told.config, name) != getattr(now.config, name)
+        ]
+        if fixed:
+            raise ConfigError(fixed)
+        return told
+
+    async def _start(self, config: Config) -> None:
+        async with self._changing:
+            made = await self._make_all(self.told, range(config.workers))
+            await asyncio.gather(*(worker.control.ask("serve", ANSWER_SECONDS) for worker in made))
+            for worker in made:
+                worker.is_serving = True
+
+    async def _make_all(self, told: Told, slots: range) -> list[Worker]:
+        made = await asyncio.gather(*(self._make(told, slot) for slot in slots), return_exceptions=True)
+        failed = [one for one in made if isinstance(one, BaseException)]
+        ready = [one for one in made if isinstance(one, Worker)]
+        if failed:
+            for worker in ready:
+                worker.child.kill()
+            raise FailedError(f"a worker did not start: {failed[0]}") from failed[0]
+        return ready
+
+    async def _make(self, told: Told, slot: int) -> Worker:
+        ours, theirs = socket.socketpair()
+        sockets = [made.fileno() for made in self._sockets[slot]]
+        try:
+            child = subprocess.Popen(  # noqa: ASYNC220 - it serves nobody, and a start is a fork
+                [sys.executable, "-m", "loadbalancer.worker", str(os.getpid()), str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno(), *sockets],
+            )
+        finally:
+            theirs.close()
+        worker = Worker(slot, child, await Control.over(ours))
+        self._workers.add(worker)
+        handle = os.pidfd_open(child.pid)
+        asyncio.get_running_loop().add_reader(handle, self._on_ended, worker, handle)
+        try:
+            await worker.control.ask(
+                "work", READY_SECONDS, slot=slot, settings=told.texts, sockets=sockets, drained=sorted(self.drained)
+            )
+        except GoneError as error:
+            worker.is_leaving = True
+            child.kill()
+            raise FailedError(str(error)) from None
+        return worker
+
+    def _on_ended(self, worker: Worker, handle: int) -> None:
+        asyncio.get_running_loop().remove_reader(handle)
+        os.close(handle)
+        status = worker.child.wait()
+        was_serving, worker.is_serving = worker.is_serving, False
+        if was_serving and not self.is_stopping:
+            say("worker.ended", level=logging.WARNING, worker=worker.slot, pid=worker.child.pid, status=status)
+            self._task(self._replace(worker.slot))
+        self._task(self._bury(worker))
+
+    async def _bury(self, worker: Worker) -> None:
+        await worker.control.heard()
+        self._workers.discard(worker)
+        if worker.report is not None:
+            self._ended = remembered(self._ended, worker.report)
+        worker.ended.set()
+
+    async def _replace(self, slot: int) -> None:
+        while not self.is_stopping:
+            self._crashes.append(time.monotonic())
+            if len(self._crashes) == CRASHES_MAX and self._crashes[-1] - self._crashes[0] < CRASH_SECONDS:
+                self._failure = f"workers ended by themselves {CRASHES_MAX} times within {CRASH_SECONDS:.0f} s"
+                self._stop.set()
+                return
+            await asyncio.sleep(min(BACKOFF_FIRST_SECONDS * 2 ** (len(self._crashes) - 1), BACKOFF_MAX_SECONDS))
+            async with self._changing:
+                if self.is_stopping or any(worker.slot == slot for worker in self.serving):
+                    return  # a reload was faster
+                try:
+                    [made] = await self._make_all(self.told, range(slot, slot + 1))
+                    await made.control.ask("serve", ANSWER_SECONDS)
+                except (FailedError, GoneError) as error:
+                    say("worker.failed", level=logging.WARNING, worker=slot, reason=str(error))
+                    continue
+                made.is_serving = True
+                return
+
+    async def _roll(self, told: Told) -> None:
+        async with self._rolling:
+            # Two generations at a time, or twenty reloads in a row would be twenty of them.
+            await asyncio.gather(*(worker.ended.wait() for worker in self.retiring))
+            async with self._changing:
+                if self.is_stopping:
+                    raise FailedError("the balancer is stopping")
+                old = self.serving
+                made = await self._make_all(told, range(len(self._sockets)))
+                try:
+                    await asyncio.gather(*(worker.control.ask("serve", ANSWER_SECONDS) for worker in made))
+                except GoneError as error:
+                    for worker in made:
+                        self._retire(worker)
+                    raise FailedError(f"a new worker ended: {error}") from None
+                self.told = told
+                for worker in made:
+                    worker.is_serving = True
+                for worker in old:
+                    self._retire(worker)
+
+    def _retire(self, worker: Worker) -> None:
+        worker.is_serving, worker.is_leaving = False, True
+        self._task(self._see_off(worker, "retire"))
+
+    async def _see_off(self, worker: Worker, how: str) -> None:
+        try:
+            await worker.control.ask(how, self.told.config.grace + SPARE_SECONDS)
+            async with asyncio.timeout(SPARE_SECONDS):
+                await worker.ended.wait()
+        except (GoneError, TimeoutError):
+            worker.child.kill()  # a child that was not waited for: its number is its own
+            await worker.ended.wait()
+
+    async def _stop_all(self) -> int:
+        say("loadbalancer.draining", workers=len(self._workers))
+        self.is_stopping = True
+        listeners.close(self._sockets)  # the workers' copies are closed by them
+        everyone = list(self._workers)
+        for worker in everyone:
+            worker.is_serving, worker.is_leaving = False, True
+            self._task(self._see_off(worker, "stop"))
+        await asyncio.gather(*(worker.ended.wait() for worker in everyone))
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        return sum(worker.cut for worker in everyone)
+
+    # What they are asked.
+
+    async def _tell_all(self, do: str, **data: object) -> None:
+        # Who does not answer has ended, or hears it later: it reads what it is asked in order.
+        asked = (worker.control.ask(do, ANSWER_SECONDS, **data) for worker in self._workers)
+        for failure in await asyncio.gather(*asked, return_exceptions=True):
+            if isinstance(failure, BaseException) and not isinstance(failure, GoneError):
+                raise failure
+
+    async def _poll(self) -> None:
+        before: dict[str, int] = {}
+        at = time.monotonic()
+        while True:
+            await asyncio.sleep(REPORT_SECONDS)
+            servers = (await self.reports())["servers"]
+            now = time.monotonic()
+            answers = {name: sum(server["answers"]) for name, server in servers.items()}
+            self.rates = {name: (count - before.get(name, count)) / (now - at) for name, count in answers.items()}
+            before, at = answers, now
+
+    def _on_signal(self, do: Callable[[], Awaitable[None]]) -> None:
+        self._task(self._do(do))
+
+    async def _do(self, do: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await do()
+        except ConfigError:
+            pass  # said already, each problem by itself
+        except FailedError as error:
+            say("change.failed", level=logging.WARNING, reason=str(error))
+
+    def _task(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _close(server: asyncio.Server) -> None:
+    server.close()
+
+
+def _unlink(path: str) -> None:
+    Path(path).unlink(missing_ok=True)

@@ -1,0 +1,170 @@
+"""One worker, ``python -m loadbalancer.worker``, started by the parent alone: accepts, serves, reports, retires.
+
+Everything it knows comes over its control socket, the first line its settings. It owns no port and no file: what has to
+outlive it belongs to the parent.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+
+import uvloop
+
+from loadbalancer import logs
+from loadbalancer.client import ClientConnection
+from loadbalancer.config import Config
+from loadbalancer.control import Line, Questions
+from loadbalancer.listeners import BACKLOG
+from loadbalancer.logs import say
+from loadbalancer.metrics import Totals
+from loadbalancer.probe import Checks
+from loadbalancer.proxy import Proxy
+from loadbalancer.report import Report, report
+from loadbalancer.servers import Farm
+
+PR_SET_PDEATHSIG = 1
+ACCEPTING_SECONDS = 0.05  # what was accepted before the last look at the queue has its connection by then
+EXIT_UNCHECKED = 1
+
+
+class Worker:
+    """Serves until it is told to stop or to retire."""
+
+    def __init__(self, hello: Line, questions: Questions) -> None:
+        self._questions = questions
+        self._config = config = Config.load(hello["settings"])
+        self._sockets = [socket.socket(fileno=number) for number in hello["sockets"]]
+        farm = Farm(config, later=asyncio.get_running_loop().call_soon, number=hello["slot"])
+        self._proxy = Proxy(config, farm, Totals(), sys.stdout if config.access_log == "on" else None)
+        self._traffic: list[asyncio.Server] = []
+        self._ending: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
+        self._is_unchecked = False
+        for server in farm.servers:
+            farm.set_draining(server, is_draining=server.name in hello["drained"])
+        self._checks = Checks(self._proxy)
+        allow_files(config.clients_max)
+
+    async def run(self) -> int:
+        """Answer the parent's questions until one of them ends this; the exit status."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._end, None)
+        background = [asyncio.create_task(self._be_asked()), asyncio.create_task(self._mind_checks())]
+        await self._ended.wait()
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        await self._questions.sent()
+        return EXIT_UNCHECKED if self._is_unchecked else 0
+
+    async def _be_asked(self) -> None:
+        async for question in self._questions:
+            match question["do"]:
+                case "serve":
+                    await self._serve()
+                    self._questions.answer(question)
+                case "report":
+                    self._questions.answer(question, report=self._report())
+                case "drain":
+                    self._drain_server(question["server"], is_draining=question["is_draining"])
+                    self._questions.answer(question)
+                case "stop" | "retire":
+                    self._end(question)
+        self._ended.set()  # the parent is gone, and nobody would restart this one
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._traffic = [
+            await loop.create_server(lambda: ClientConnection(self._proxy), sock=made, backlog=BACKLOG)
+            for made in self._sockets
+        ]
+
+    def _drain_server(self, name: str, *, is_draining: bool) -> None:
+        for server in self._proxy.farm.servers:
+            if server.name == name:
+                self._proxy.farm.set_draining(server, is_draining=is_draining)
+                if is_draining:
+                    self._proxy.close_idle(server)
+
+    def _end(self, question: Line | None) -> None:
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._leave(question))
+        else:
+            self._proxy.drain()  # it was retiring, and now nobody is there to take its clients over
+
+    async def _leave(self, question: Line | None) -> None:
+        proxy, grace = self._proxy, self._config.grace
+        for listening in self._traffic:
+            listening.close()  # 1. no new connection
+        await asyncio.sleep(ACCEPTING_SECONDS)
+        if question is not None and question["do"] == "retire":  # 2. let go who is idle, or tell them to go
+            proxy.retire(grace)
+        else:
+            proxy.drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await proxy.is_empty.wait()  # 3. answer what was asked
+        await self._checks.close()
+        if proxy.clients:
+            proxy.drain()  # 4. whoever asked nothing for so long has an end in good order
+            await asyncio.sleep(ACCEPTING_SECONDS)
+        cut = proxy.close()  # 5. whoever is still here has had the grace
+        if question is not None:
+            self._questions.answer(question, report=self._report(), cut=cut)
+        self._ended.set()
+
+    def _report(self) -> Report:
+        return {"pid": os.getpid(), **report(self._proxy)}
+
+    async def _mind_checks(self) -> None:
+        await self._checks.failed.wait()
+        # What was up would stay up for ever. Another worker does better, or fails as loudly.
+        for check in self._checks.ended:
+            say("server.unchecked", level=logging.ERROR, error=check.exception(), server=check.get_name())
+        self._is_unchecked = True
+        self._end(None)
+
+
+def allow_files(clients_max: int) -> None:
+    """Take as many file descriptors as this process may: each client can cost two."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard < 2 * clients_max:
+        say("loadbalancer.few_files", level=logging.WARNING, limit=hard, clients_max=clients_max, cure="ulimit -n")
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies, however that dies and whatever hangs here."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it died before the call
+        os._exit(1)
+
+
+async def work(number: int) -> int:
+    """Serve what the parent says over the socket of this number; the exit status."""
+    questions = await Questions.over(socket.socket(fileno=number))
+    hello = await questions.first()
+    worker = Worker(hello, questions)
+    questions.answer(hello)
+    return await worker.run()
+
+
+def main(arguments: list[str]) -> int:
+    """``arguments``: the parent's pid, and the number of the control socket."""
+    parent, number = map(int, arguments)
+    die_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C comes to all; the parent says what follows
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    logs.configure()
+    return uvloop.run(work(number))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
