@@ -15,10 +15,10 @@ from pathlib import Path
 import uvloop
 
 from benchmarks.backend.report import Section, whole
-from benchmarks.lb import plain
+from benchmarks.lb import idle, plain, relay
 from benchmarks.lb.field import Field
 
-PARTS = {"plain": plain}
+PARTS = {"plain": plain, "idle": idle, "relay": relay}
 
 
 async def main() -> int:

@@ -7,6 +7,7 @@ import pwd
 import resource
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ class Upstream(NamedTuple):
     pid: int
     port: int
     path: Path  # of its Unix-domain socket
+    streams: bool = False  # events, which must leave when they come
 
     @property
     def url(self) -> str:
@@ -95,6 +97,7 @@ defaults
     mode http
     option http-keep-alive
     http-reuse always
+    {"option http-no-delay" if given.upstream.streams else ""}
     timeout client 75s
     timeout http-keep-alive 75s
     timeout http-request 5s
@@ -129,6 +132,7 @@ def _nginx(given: Given) -> Start:
         location / {{
             proxy_pass http://servers;
             proxy_http_version 1.1;
+            proxy_buffering {"off" if given.upstream.streams else "on"};
             proxy_set_header Connection "";
             proxy_set_header Host $http_host;
             proxy_set_header X-Forwarded-For $remote_addr;
@@ -252,9 +256,7 @@ def _ask(port: int, request: bytes) -> tuple[int, int]:
 
 
 def _folder(field: Field, name: str) -> Path:
-    folder = field.folder / name.replace(" ", "-")
-    folder.mkdir()
-    return folder
+    return Path(tempfile.mkdtemp(prefix=f"{name.replace(' ', '-')}-", dir=field.folder))
 
 
 def files() -> int:

@@ -15,7 +15,7 @@ import uvloop
 TICK_SECONDS = 0.01
 STREAM_PATH = "/stream"
 _HEAD = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\nX-Accel-Buffering: no\r\n"
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n"
 )
 _DATA = b'data: {"sku":"bench-one","available":123,"seq":4567,"as_of":"2026-01-01T00:00:00.000Z"}\n\n'

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.backend import load
 from benchmarks.backend.report import Section
-from benchmarks.lb import balancers, plain, wants
+from benchmarks.lb import balancers, idle, plain, relay, wants
 from benchmarks.lb.balancers import OURS, Contestant
 from benchmarks.lb.field import Field
 from benchmarks.lb.peers import aiohttp_proxy
@@ -66,3 +66,25 @@ async def test_an_answer_that_was_not_asked_for_ends_the_run(field: Field, monke
     nowhere = balancers.ours("ours", {"LB_SERVERS": "nowhere=127.0.0.1:9"})
     with pytest.raises(RuntimeError, match="ours answers 50"):
         await plain.against(field, plain.Effort(1, 1, 0, (wants.POST,)), [nowhere])
+
+
+async def test_clients_that_stay_are_counted_and_weighed(field: Field) -> None:
+    said = await idle.measure(field, idle.Effort(1, 0.3, 150))
+    assert is_told(said)
+    assert said.raw["clients"] == 150
+    for turns in said.raw["turns"].values():
+        assert all(turn[which]["answers"] > 0 for turn in turns for which in ("few", "many"))
+
+
+async def test_every_event_comes_through(field: Field) -> None:
+    said = await relay.measure(field, relay.Effort(1, 1.0, 100))
+    assert is_told(said)
+    assert all(turn["rate"] > 0 < turn["cpu_us"] for turns in said.raw["turns"].values() for turn in turns)
+
+
+async def test_a_stream_that_nobody_serves_ends_the_run(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = balancers.ours("ours", {"LB_SERVERS": "nowhere=127.0.0.1:9"})
+    monkeypatch.setattr(balancers, "find", lambda _: ([nowhere], []))
+    monkeypatch.setattr(relay, "WITHIN_SECONDS", 0.5)
+    with pytest.raises(RuntimeError, match="streams are silent"):
+        await relay.measure(field, relay.Effort(1, 0.5, 5))

@@ -115,7 +115,9 @@ BENCHES: tuple[Bench, ...] = (
         "Gives the balancer one core, and client and upstream the other ones. Every round runs everything that is compared, one\n"
         "after the other, and ratios are taken within a round.\n\n"
         "Parts:\n\n"
-        "  plain     a request over kept connections, beside HAProxy and nginx\n\n"
+        "  plain     a request over kept connections, beside HAProxy, nginx, aiohttp as a proxy, and proxy.py\n"
+        "  idle      ten thousand clients with kept connections: memory of each, and what they cost those who ask\n"
+        "  relay     five thousand event streams, beside HAProxy and nginx without its buffers\n\n"
         "Bars stand behind the tables as met or missed; a missed one does not change the exit code, since it is the machine's as\n"
         "well.\n\n"
         "examples:\n  ./flash bench lb\n  ./flash bench lb --part plain --quick --json",
@@ -123,7 +125,7 @@ BENCHES: tuple[Bench, ...] = (
         services=(),
         roles=(),
         role="upkeep",
-        parts=("plain",),
+        parts=("plain", "idle", "relay"),
         programs=("wrk", "nginx", "haproxy"),
         spares_core=True,
     ),
