@@ -88,8 +88,9 @@ def _say(text: str) -> None:
     print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
 
-def _processes(text: str) -> dict[str, int]:
-    return {name: int(pid) for name, _, pid in (pair.partition("=") for pair in text.split(","))}
+def processes(text: str) -> dict[str, int]:
+    """Pids by name, of ``name=pid,name=pid``; there may be none."""
+    return {name: int(pid) for name, _, pid in (pair.partition("=") for pair in text.split(",") if pair)}
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -101,7 +102,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--pictures", type=Path, required=True, help="the first part of their names")
     parser.add_argument("--core", type=int, required=True, help="the server's own")
     parser.add_argument(
-        "--processes", type=_processes, required=True, metavar="NAME=PID,...", help="whose CPU is counted"
+        "--processes", type=processes, required=True, metavar="NAME=PID,...", help="whose CPU is counted"
     )
     options = parser.parse_args(arguments)
     parts = PARTS[options.subject]

@@ -52,7 +52,7 @@ FULL, QUICK = Effort(5, 3, (2, 5)), Effort(1, 1, (2, 5))
 
 async def measure(field: Field, effort: Effort) -> Section:
     """Every delay in every round. Raises ``RuntimeError`` at an answer that nobody should hear."""
-    if reason := await _why_not(field):
+    if reason := await why_not(field):
         return Section("Slow fsync", ["WHAT"], [["left out"]], [f"Slow fsync is left out: {reason}."], [], {})
     await field.shop.open_sale(SALE, {SKU: PLENTY, SHORT: 1})
     ways: dict[str, int | None] = {UNTOUCHED: None, WATCHED: 0, **{slow(ms): ms for ms in effort.delays_ms}}
@@ -61,7 +61,7 @@ async def measure(field: Field, effort: Effort) -> Section:
         async with field.serving(OFF, SHORT, field.all_cores) as server:
             for number in range(effort.rounds):
                 for what, delay_ms in ways.items():
-                    async with _slowed(field.processes[POSTGRES], delay_ms, field.folder / "strace"):
+                    async with slowed(field.processes[POSTGRES], delay_ms, field.folder / "strace"):
                         before = await verdicts(server)
                         attempts = field.attempts(OFF, wish(SKU))
                         one = await load.send(
@@ -103,20 +103,21 @@ def section(seen: Mapping[Cell, Sequence[load.Seen]], effort: Effort) -> Section
     )
 
 
-async def _why_not(field: Field) -> str:
+async def why_not(field: Field) -> str:
+    """Why PostgreSQL cannot be slowed down here; empty if it can."""
     if POSTGRES not in field.processes:
         return "PostgreSQL is not ours to slow down"
     if shutil.which("strace") is None:
         return "there is no strace"
     try:  # containers may forbid it
-        async with _slowed(field.processes[POSTGRES], 0, field.folder / "strace"):
+        async with slowed(field.processes[POSTGRES], 0, field.folder / "strace"):
             return ""
     except RuntimeError as error:
         return str(error)
 
 
 @contextlib.asynccontextmanager
-async def _slowed(postgres: int, delay_ms: int | None, complaints: Path) -> AsyncIterator[None]:
+async def slowed(postgres: int, delay_ms: int | None, complaints: Path) -> AsyncIterator[None]:
     """PostgreSQL's processes, those to come included, under strace for a while. None: untouched."""
     if delay_ms is None:
         yield

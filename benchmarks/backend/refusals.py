@@ -87,7 +87,7 @@ async def against(field: Field, effort: Effort, contestants: Sequence[Contestant
             for scenario, auth, contestant in _turns(effort.auths, contestants):
                 cell = Cell(scenario.name, auth, contestant.name)
                 server = servers[contestant, auth]
-                await _until_told(field, server, scenario.sku, scenario.quantity, [SOLD_OUT])
+                await until_told(field, server, scenario.sku, scenario.quantity, [SOLD_OUT])
                 attempts = field.attempts(auth, body(scenario.sku, scenario.quantity))
                 with stopped(other.pid for other in servers.values() if other is not server):
                     one = await load.send(server.url, attempts, seconds, field.watched(server))
@@ -171,15 +171,16 @@ async def _make_ready(field: Field, servers: Mapping[tuple[Contestant, str], Ser
     ours = [server for (contestant, _), server in servers.items() if contestant is OURS]
     for server in ours:
         await field.until_gate(server, SHORT)
-    await _until_told(field, ours[0], GONE, 1, [(201, None), SOLD_OUT])
+    await until_told(field, ours[0], GONE, 1, [(201, None), SOLD_OUT])
     for server in servers.values():
         for scenario in SCENARIOS[: 2 if server.contestant is OURS else 1]:
-            await _until_told(field, server, scenario.sku, scenario.quantity, [SOLD_OUT])
+            await until_told(field, server, scenario.sku, scenario.quantity, [SOLD_OUT])
 
 
-async def _until_told(
+async def until_told(
     field: Field, server: Server, sku: str, quantity: int, wanted: Sequence[tuple[int, str | None]]
 ) -> None:
+    """An attempt hears one of these. Raises ``RuntimeError`` when it never does."""
     ends = time.monotonic() + GATE_SECONDS
     while True:
         key = field.names.prefix() + "0000000000"

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import uvloop
 
+from benchmarks.backend.__main__ import processes
 from benchmarks.backend.report import Section, whole
-from benchmarks.lb import idle, plain, relay
+from benchmarks.lb import idle, link, plain, relay
 from benchmarks.lb.field import Field
 
-PARTS = {"plain": plain, "idle": idle, "relay": relay}
+PARTS = {"plain": plain, "idle": idle, "relay": relay, "link": link}
 
 
 async def main() -> int:
@@ -26,6 +27,7 @@ async def main() -> int:
     with tempfile.TemporaryDirectory(prefix="flash-bench-") as folder:
         field = Field(
             environment=dict(os.environ),
+            processes=options.processes,
             core=options.core,
             folder=Path(folder),
             home=options.home,
@@ -52,7 +54,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--home", type=Path, required=True, help="where peers are installed")
     parser.add_argument("--pictures", type=Path, required=True, help="the first part of their names")
     parser.add_argument("--core", type=int, required=True, help="the balancer's own")
-    parser.add_argument("--processes", help="what runs beside it; nothing does")
+    parser.add_argument(
+        "--processes", type=processes, default={}, metavar="NAME=PID,...", help="services and roles, if there are any"
+    )
     options = parser.parse_args(arguments)
     options.parts = [name for name in PARTS if name in (options.parts or PARTS)]
     return options

@@ -44,6 +44,7 @@ class Given(NamedTuple):
     environment: Mapping[str, str]
     folder: Path  # its own
     port: int
+    ops_port: int  # if it has one
     upstream: Upstream
 
 
@@ -68,6 +69,7 @@ class Balancer(NamedTuple):
     contestant: Contestant
     pid: int
     port: int
+    ops_port: int
 
 
 def ours(name: str, settings: Mapping[str, str] | None = None) -> Contestant:
@@ -77,7 +79,7 @@ def ours(name: str, settings: Mapping[str, str] | None = None) -> Contestant:
         environment = {name: given.environment[name] for name in ("PATH", "PYTHONPATH") if name in given.environment}
         environment |= {
             "LB_PORT": str(given.port),
-            "LB_OPS_PORT": str(free_port()),
+            "LB_OPS_PORT": str(given.ops_port),
             "LB_SERVERS": f"upstream=127.0.0.1:{given.upstream.port}",
             **(settings or {}),
         }
@@ -196,7 +198,7 @@ async def serving(field: Field) -> AsyncIterator[Upstream]:
         command = (sys.executable, "-m", "benchmarks.lb.origin", str(upstream.port), str(ANSWER_BYTES))
         start = Start(command, field.environment)
     else:
-        given = Given(field.environment, folder, upstream.port, upstream)
+        given = Given(field.environment, folder, upstream.port, 0, upstream)
         start = nginx(
             given,
             f"""
@@ -217,10 +219,10 @@ async def running(
     contestant: Contestant, field: Field, upstream: Upstream, cores: Collection[int] | None = None
 ) -> AsyncIterator[Balancer]:
     """It accepts connections when this yields. Raises ``RuntimeError`` when it never does."""
-    given = Given(field.environment, _folder(field, contestant.name), free_port(), upstream)
+    given = Given(field.environment, _folder(field, contestant.name), free_port(), free_port(), upstream)
     start = contestant.prepare(given)
     async with process(contestant.name, start.command, start.environment, cores or {field.core}, given.port) as pid:
-        yield Balancer(contestant, pid, given.port)
+        yield Balancer(contestant, pid, given.port, given.ops_port)
 
 
 def until_answering(balancer: Balancer, request: bytes) -> None:

@@ -10,6 +10,7 @@ class Field(NamedTuple):
     """The cores, and places for files."""
 
     environment: Mapping[str, str]  # of a Python process of ours
+    processes: Mapping[str, int]  # pids of services and roles, by name
     core: int  # the balancer's own
     folder: Path  # ends with the run
     home: Path  # stays

@@ -22,6 +22,7 @@ PEER = Contestant("aiohttp", lambda given: aiohttp_proxy(given, is_tuned=True)) 
 def field(tmp_path: Path) -> Field:
     return Field(
         environment={"PATH": os.environ["PATH"], "PYTHONPATH": f"{REPOSITORY / 'src'}:{REPOSITORY}"},
+        processes={},
         core=max(os.sched_getaffinity(0)),
         folder=tmp_path,
         home=tmp_path,

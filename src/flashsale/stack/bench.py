@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,6 +59,7 @@ class Bench:
     role: str
     subjects: tuple[Subject, ...] = ()  # none: there is but one thing
     parts: tuple[str, ...] = ()  # of it, where there are no subjects
+    bare_parts: frozenset[str] = frozenset()  # those for which no service and no role is started
     programs: tuple[str, ...] = ()  # Debian packages that are called like the programs in them
     as_owner: bool = False  # it makes databases of its own, and gets PostgreSQL's URL of who may
     spares_core: bool = False  # services and roles keep off the last core, which the module gives to what it measures
@@ -117,16 +118,18 @@ BENCHES: tuple[Bench, ...] = (
         "Parts:\n\n"
         "  plain     a request over kept connections, beside HAProxy, nginx, aiohttp as a proxy, and proxy.py\n"
         "  idle      ten thousand clients with kept connections: memory of each, and what they cost those who ask\n"
-        "  relay     five thousand event streams, beside HAProxy and nginx without its buffers\n\n"
+        "  relay     five thousand event streams, beside HAProxy and nginx without its buffers\n"
+        "  link      a purchase attempt through balancer and backend: shared links, pools, HAProxy\n\n"
         "Bars stand behind the tables as met or missed; a missed one does not change the exit code, since it is the machine's as\n"
         "well.\n\n"
         "examples:\n  ./flash bench lb\n  ./flash bench lb --part plain --quick --json",
         "benchmarks.lb",
-        services=(),
-        roles=(),
+        services=("postgres", "redis", "rabbitmq"),
+        roles=("upkeep",),
         role="upkeep",
-        parts=("plain", "idle", "relay"),
-        programs=("wrk", "nginx", "haproxy"),
+        parts=("plain", "idle", "relay", "link"),
+        bare_parts=frozenset(("plain", "idle", "relay")),
+        programs=("wrk", "nginx", "haproxy", "strace"),
         spares_core=True,
     ),
     Bench(
@@ -207,9 +210,8 @@ async def run(parsed: argparse.Namespace, settings: Settings, say: Callable[[str
     home.mkdir(parents=True, exist_ok=True)
     # The load is loopback's, so a server may believe names where the benchmark wants it to.
     settings = replace(settings, host="127.0.0.1")
-    async with running_stack(
-        settings, instance=INSTANCE, services=bench.services, roles=bench.roles, say=say, fresh=True
-    ) as stack:
+    services, roles = (bench.services, bench.roles) if _is_served(bench, parsed.parts) else ((), ())
+    async with running_stack(settings, instance=INSTANCE, services=services, roles=roles, say=say, fresh=True) as stack:
         stem = home / f"{bench.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
         found = await _measure(bench, stack, parsed, stem, cores[-1])
     result = _circumstances(bench, parsed) | found
@@ -234,6 +236,10 @@ def _need(bench: Bench, settings: Settings, say: Callable[[str], None]) -> None:
         )
     if missing:
         install(missing, say)
+
+
+def _is_served(bench: Bench, parts: Sequence[str] | None) -> bool:
+    return not bench.parts or not {*(parts or bench.parts)} <= bench.bare_parts
 
 
 async def _measure(bench: Bench, stack: Stack, parsed: argparse.Namespace, stem: Path, core: int) -> dict[str, Any]:
