@@ -79,7 +79,7 @@ class Exchange:
         if self._body is not None:
             self._body.append(payload)
         if self._connection is not None:
-            self._connection.transport.write(forward.chunk(payload) if self.head.framing.chunked else payload)
+            self._connection.transport.write(forward.chunk(payload) if self.head.is_chunked else payload)
             self._let_go()
         elif self.body_bytes > WAITING_BYTES_MAX:
             self.client.pause_reading()
@@ -88,7 +88,7 @@ class Exchange:
         """The request is complete."""
         self._is_complete = True
         if self._connection is not None:
-            if self.head.framing.chunked:
+            if self.head.is_chunked:
                 self._connection.transport.write(forward.LAST_CHUNK)
             self._await_answer()
 
@@ -128,7 +128,7 @@ class Exchange:
         connection.begin(self, head.method)
         assert self._body is not None
         parts = [forward.request(head, connection.server.authority, self.client.forwarded, is_resent=self._was_sent)]
-        if head.framing.chunked:
+        if head.is_chunked:
             parts += map(forward.chunk, self._body)
             if self._is_complete:
                 parts.append(forward.LAST_CHUNK)

@@ -46,6 +46,11 @@ class RequestHead(NamedTuple):
     closes: bool
     expects_continue: bool
 
+    @property
+    def is_chunked(self) -> bool:
+        """Does its body come in chunks?"""
+        return self.framing.chunked
+
     def value(self, name: bytes) -> bytes | None:
         """One field's value by its lower-case name."""
         return self.values.get(name)

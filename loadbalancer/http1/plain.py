@@ -54,6 +54,7 @@ class PlainRequest:
 
     __slots__ = ("_head", "host", "length", "lines", "method", "target")
     minor = 1
+    is_chunked = False
     closes = False
     expects_continue = False
     nominated: frozenset[bytes] = frozenset()
@@ -130,10 +131,16 @@ def plain_answer(data: bytes) -> PlainAnswer | None:
     match = _response(data)
     if match is None:
         return None
-    status, text, _, _, number = match.groups()
-    if text is None or number is not None or status in _NO_BODY_STATUS or match.end() > LINE_BYTES_MAX:
+    status, text, keep_alive, _, number = match.groups()
+    if (
+        text is None
+        or number is not None
+        or status in _NO_BODY_STATUS
+        or match.end() + int(text) != len(data)
+        or match.end() > LINE_BYTES_MAX
+    ):
         return None
-    return PlainAnswer(int(status), None, _without(match, data, 0)) if match.end() + int(text) == len(data) else None
+    return PlainAnswer(int(status), None, data if keep_alive is None else _without(match, data, 0))
 
 
 def plain_answers(data: bytes) -> tuple[list[PlainAnswer], bytes]:
