@@ -34,7 +34,7 @@ class PartError(ValueError):
 
 
 class Address(NamedTuple):
-    """One server: ``[name=]host:port[*weight]``; without a name it is known by its address."""
+    """One server: ``[name=]host:port[*weight]``, without a name known by its address; or ``name=unix:/path[*weight]``, port 0."""
 
     name: str
     host: str
@@ -42,7 +42,8 @@ class Address(NamedTuple):
     weight: int
 
     def __str__(self) -> str:
-        return f"{self.name}={self.host}:{self.port}*{self.weight}"
+        place = f"{self.host}:{self.port}" if self.port else self.host
+        return f"{self.name}={place}*{self.weight}"
 
 
 class Kind(NamedTuple):
@@ -107,6 +108,12 @@ def _server_host(text: str) -> str:
 def parse_server(text: str) -> Address:
     """One server as LB_SERVERS has it. Raises ValueError."""
     pattern = r"(?:([A-Za-z0-9_.-]{1,64})=)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})(?:\*([0-9]{1,3}))?"
+    local = r"([A-Za-z0-9_.-]{1,64})=(unix:/[A-Za-z0-9_.~/-]{1,99})(?:\*([0-9]{1,3}))?"
+    match = re.fullmatch(local, text, re.ASCII)
+    if match is not None:
+        if not 1 <= int(match[3] or 1) <= 256:
+            raise ValueError
+        return Address(match[1], match[2], 0, int(match[3] or 1))
     match = re.fullmatch(pattern, text, re.ASCII)
     if match is None:
         raise ValueError
@@ -173,7 +180,7 @@ TABLE: tuple[Setting, ...] = (
     Setting("ops_port", "9000", PORT, "/livez, /readyz, /metrics and /servers, on loopback alone; 0 = any free one"),
     Setting("workers", "1", _integer(1, 64), "processes that share the port; one core each is what they can use"),
     Setting("admin_socket", "", _matching(r"/.{1,100}", "an absolute path of at most 101 characters"), "a unix socket, for its owner alone, where servers are drained, added and weighed; empty = none"),
-    Setting("servers", "", Kind("[name=]host:port[*weight], with commas between; names differ; weights 1 to 256; at most 64", _servers),
+    Setting("servers", "", Kind("[name=]host:port[*weight] or name=unix:/path[*weight], with commas between; names differ; weights 1 to 256; at most 64", _servers),
             "the servers to share the requests among; must be given"),
     Setting("algorithm", "round_robin", _one_of(*ALGORITHMS), "how a server is chosen"),
     Setting("hash", "header:buyer-id,header:authorization,address",

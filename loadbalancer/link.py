@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, cast
 from loadbalancer.http1.grammar import Refused
 from loadbalancer.http1.plain import PlainAnswer, plain_answers
 from loadbalancer.logs import say
-from loadbalancer.sockets import set_buffer_limits
+from loadbalancer.sockets import connect, set_buffer_limits
 
 if TYPE_CHECKING:
     from loadbalancer.exchange import Exchange
@@ -200,7 +200,7 @@ class Links:
     async def _connect(self) -> None:
         try:
             async with asyncio.timeout(self._connect_timeout):
-                _, link = await asyncio.get_running_loop().create_connection(lambda: Link(self), self._host, self._port)
+                link = await connect(lambda: Link(self), self._host, self._port)
         except (OSError, UnicodeError, TimeoutError):
             return  # the pool's connections find out about a server that is away
         finally:

@@ -10,6 +10,7 @@ from loadbalancer.http1.reader import ResponseReader
 from loadbalancer.logs import say
 from loadbalancer.proxy import Proxy
 from loadbalancer.servers import Server
+from loadbalancer.sockets import open_streams
 
 READ_BYTES = 4096
 
@@ -80,7 +81,7 @@ async def check(host: str, port: int, authority: bytes, config: Config) -> str:
 
 
 async def _ask(host: str, port: int, authority: bytes, path: str) -> ResponseHead | None:
-    reader, writer = await asyncio.open_connection(host, port)
+    reader, writer = await open_streams(host, port)
     try:
         writer.write(b"GET %b HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % (path.encode(), authority))
         answer = ResponseReader(b"GET")

@@ -18,6 +18,7 @@ from loadbalancer.logs import say
 from loadbalancer.metrics import Totals
 from loadbalancer.retry import Budget, ReplaySafe
 from loadbalancer.servers import Farm, Server
+from loadbalancer.sockets import connect
 from loadbalancer.upstream import ServerConnection
 
 if TYPE_CHECKING:
@@ -129,9 +130,7 @@ class Proxy:
         began = self.now()
         try:
             async with asyncio.timeout(self.config.connect_timeout):
-                _, connection = await self._loop.create_connection(
-                    lambda: ServerConnection(server, self.totals), server.host, server.port
-                )
+                connection = await connect(lambda: ServerConnection(server, self.totals), server.host, server.port)
         except TimeoutError:
             self._unreached(server, exchange, "no connection in time")
             return

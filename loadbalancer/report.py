@@ -81,7 +81,7 @@ def quantile(timer: Mapping[str, Any], share: float) -> float | None:
 
 def _server(server: "Server") -> Report:
     return {
-        "address": server.authority.decode(),
+        "address": server.place,
         "weight": server.weight,
         "state": server.state,
         "reason": server.health.reason,

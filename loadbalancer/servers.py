@@ -30,7 +30,12 @@ class Server:
 
     def __init__(self, address: Address, config: Config, changed: Callable[[], None]) -> None:
         self.name, self.host, self.port, self.weight = address
-        self.authority = (f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}").encode()
+        self.place = (
+            (f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}")
+            if self.port
+            else self.host
+        )
+        self.authority = self.place.encode() if self.port else b"localhost"  # for requests that came without a Host
         self.health = Health(config.check_rise, config.check_fall, config.eject_after)
         self.is_draining = False  # by hand
         self.is_leaving = False  # taken out of the farm; it finishes what it has

@@ -4,11 +4,33 @@ import asyncio
 import contextlib
 import socket
 import struct
+from collections.abc import Callable
+from typing import TypeVar
+
+Connection = TypeVar("Connection", bound=asyncio.Protocol)
 
 BUFFER_HIGH, BUFFER_LOW = 64 * 1024, 16 * 1024
 # What the kernel keeps of an event stream; it would grow both to megabytes for a fast sender. Linux counts double.
 STREAM_SENT_BYTES = 16 * 1024
 STREAM_RECEIVED_BYTES = 64 * 1024  # what it begins with: less would drop what is under way, and that comes late
+
+
+UNIX = "unix:"  # what a host begins with that is the path of a socket
+
+
+async def connect(protocol: Callable[[], Connection], host: str, port: int) -> Connection:
+    """A connection to a server. Raises OSError, and UnicodeError for a name that cannot be looked up."""
+    loop = asyncio.get_running_loop()
+    if host.startswith(UNIX):
+        return (await loop.create_unix_connection(protocol, host.removeprefix(UNIX)))[1]
+    return (await loop.create_connection(protocol, host, port))[1]
+
+
+async def open_streams(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """As ``connect``, for who is in no hurry."""
+    if host.startswith(UNIX):
+        return await asyncio.open_unix_connection(host.removeprefix(UNIX))
+    return await asyncio.open_connection(host, port)
 
 
 def set_buffer_limits(transport: asyncio.Transport) -> None:

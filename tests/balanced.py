@@ -93,7 +93,7 @@ class Upstream:
     async def start(self) -> Self:
         """Listen, on the same port as before."""
         self.port = self.port or free_port()
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self.accept, "127.0.0.1", self.port)
         return self
 
     async def kill(self) -> None:
@@ -109,7 +109,8 @@ class Upstream:
     async def _by_name(self, _: Message, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(ok(self.name.encode()))
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """A connection; also for a listener of a test's own."""
         task = asyncio.create_task(self._serve(reader, writer))
         self._open[task] = writer
         task.add_done_callback(lambda ended: self._open.pop(ended, None))

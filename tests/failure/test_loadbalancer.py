@@ -1,7 +1,9 @@
 # The balancer as a process between real sockets: it forwards, streams, shares out, refuses, drains.
 import asyncio
+import json
 import os
 from collections import Counter
+from pathlib import Path
 
 from tests.balanced import Balancer, Message, Upstream, balanced, ok, read_body, read_head
 
@@ -23,6 +25,24 @@ async def test_requests_of_one_client_share_one_connection_to_the_server() -> No
         assert [request.body for request in server.requests] == [b"%d" % number for number in range(20)]
         assert server.connections == 1
         assert server.requests[0].fields["x-forwarded-for"] == "127.0.0.1"
+
+
+async def test_a_server_may_listen_on_a_socket_of_the_file_system(tmp_path: Path) -> None:
+    server, path = Upstream("a"), tmp_path / "a.sock"
+    there = await asyncio.start_unix_server(server.accept, path)
+    async with balanced(server, LB_SERVERS=f"a=unix:{path}", LB_EJECT_AFTER="1", LB_RETRIES="0") as balancer:
+        assert (await balancer.ask(post())).body == b"a"
+        [stats] = json.loads((await balancer.ops("/servers")).body)
+        assert (stats["state"], stats["address"]) == ("up", f"unix:{path}")
+        there.close()
+        path.unlink()
+        await server.kill()
+
+        async def is_down() -> bool:
+            return await balancer.states() == {"a": "down"}
+
+        await balancer.until(is_down)
+        assert (await balancer.ask(post())).status == 503
 
 
 async def test_events_come_as_they_are_sent_and_are_not_cut_by_the_response_timeout() -> None:

@@ -40,13 +40,16 @@ def test_who_asks_a_server_to_wait_hears_the_server_and_not_the_balancer() -> No
 
 def test_how_servers_are_written() -> None:
     longest = ".".join(["a" * 63] * 3 + ["a" * 61])
-    config = Config.load({"LB_SERVERS": f"a=127.0.0.1:81*3, [::1]:82,host.example:83*2,absolute.:84,{longest}:85"})
+    config = Config.load(
+        {"LB_SERVERS": f"a=127.0.0.1:81*3, [::1]:82,host.example:83*2,absolute.:84,{longest}:85,u=unix:/run/a.sock*2"}
+    )
     assert config.servers == (
         Address("a", "127.0.0.1", 81, 3),
         Address("[::1]:82", "::1", 82, 1),
         Address("host.example:83", "host.example", 83, 2),
         Address("absolute.:84", "absolute.", 84, 1),
         Address(f"{longest}:85", longest, 85, 1),
+        Address("u", "unix:/run/a.sock", 0, 2),
     )
 
 
@@ -60,6 +63,10 @@ def test_how_servers_are_written() -> None:
         ("LB_SERVERS", "127.0.0.1:80*257"),
         ("LB_SERVERS", "a=h:1,a=h:2"),
         ("LB_SERVERS", "h:1,"),
+        ("LB_SERVERS", "unix:/run/a"),  # a path is no name
+        ("LB_SERVERS", "a=unix:run/a"),
+        ("LB_SERVERS", "a=unix:/run/a*0"),
+        ("LB_SERVERS", f"a=unix:/{'a' * 100}"),
         ("LB_SERVERS", "http://h:1"),
         ("LB_SERVERS", "a..b:80"),
         ("LB_SERVERS", ".a:80"),
