@@ -81,12 +81,12 @@ def draw(
     )
     paths = [stem.with_name(f"{stem.name}.{ending}") for ending in ("png", "svg")]
     for path in paths:
-        figure.savefig(path, dpi=150, bbox_inches="tight", metadata=_undated(path))
+        figure.savefig(path, dpi=150, bbox_inches="tight", metadata=undated(path))
     return paths
 
 
-def _undated(path: Path) -> dict[str, str | None]:
-    # equal figures, equal files
+def undated(path: Path) -> dict[str, str | None]:
+    """What is written into a file: equal figures, equal files."""
     return {"Software": None} if path.suffix == ".png" else {"Date": None, "Creator": None}
 
 

@@ -88,7 +88,7 @@ def ours(name: str, settings: Mapping[str, str] | None = None) -> Contestant:
     return Contestant(name, prepare)
 
 
-def _haproxy(given: Given) -> Start:
+def _haproxy(given: Given, server: str = "") -> Start:
     path = given.folder / "haproxy.cfg"
     path.write_text(
         f"""global
@@ -113,7 +113,7 @@ backend servers
     http-request set-header X-Forwarded-Proto http
     http-request set-header Via "1.1 haproxy"
     option httpchk GET /livez
-    server upstream 127.0.0.1:{given.upstream.port} check inter 1s pool-max-conn {KEPT}
+    server upstream {server or f"127.0.0.1:{given.upstream.port}"} check inter 1s pool-max-conn {KEPT}
 """
     )
     return Start((program("haproxy", given.environment), "-q", "-db", "-f", str(path)), given.environment)
@@ -147,6 +147,8 @@ def _nginx(given: Given) -> Start:
 
 OURS = ours("ours")
 HAPROXY, NGINX = Contestant("HAProxy", _haproxy), Contestant("nginx", _nginx)
+# What Unix-domain sockets towards the servers are worth is told by who has them.
+HAPROXY_UNIX = Contestant("HAProxy, Unix sockets", lambda given: _haproxy(given, f"unix@{given.upstream.path}"))
 
 
 def nginx(given: Given, servers: str) -> Start:

@@ -21,7 +21,8 @@ from benchmarks.backend.shop import PLENTY, Shop
 from benchmarks.lb import balancers
 from benchmarks.lb.balancers import HAPROXY, OURS, Balancer, Upstream, ours
 from benchmarks.lb.field import Field
-from benchmarks.lb.report import Cell, Loads, p99s, raw
+from benchmarks.lb.picture import Panel, draw
+from benchmarks.lb.report import Cell, Loads, p99s, raw, with_pictures
 
 SALE, GONE, SHORT, SOME = "link", "link-gone", "link-short", "link-some"
 BACKEND = "backend"
@@ -82,14 +83,27 @@ async def measure(field: Field, effort: Effort) -> Section:
             names=Names(f"{time.time_ns():x}"),
             say=field.say,
         )
-        return section(await _against(field, behind, effort), effort)
+        found = await _against(field, behind, effort)
     finally:
         await shop.close()
+    paths = draw(
+        "What an attempt costs a balancer and the backend behind it",
+        [
+            Panel(
+                f"us of CPU per answer: {what}",
+                {cell.balancer: _cpu(loads) for cell, loads in found.seen.items() if cell.what == what},
+            )
+            for what in dict.fromkeys(cell.what for cell in found.seen)
+        ],
+        "The backend is asyncio_redis, auth off.",
+        field.pictures.with_name(f"{field.pictures.name}-link"),
+    )
+    return with_pictures(section(found, effort), paths)
 
 
 async def _against(field: Field, behind: backend.Field, effort: Effort) -> Found:
     contestants, left_out = balancers.find(field)
-    contestants = [one for one in contestants if one in {HAPROXY, OURS}] + [LINKS]
+    contestants = [OURS, LINKS, *(one for one in contestants if one is HAPROXY)]
     delays: Sequence[int | None] = effort.delays_ms
     if delays and (reason := await fsync.why_not(behind)):
         left_out, delays = [*left_out, f"Slow fsync is left out: {reason}."], ()

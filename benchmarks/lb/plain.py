@@ -10,9 +10,10 @@ from benchmarks.backend.cores import stopped
 from benchmarks.backend.load import Seen
 from benchmarks.backend.report import Bar, Section, at_least, middle, ratios
 from benchmarks.lb import balancers, loop, peers, wants
-from benchmarks.lb.balancers import ANSWER_BYTES, HAPROXY, OURS, Balancer, Contestant, Upstream
+from benchmarks.lb.balancers import ANSWER_BYTES, HAPROXY, HAPROXY_UNIX, NGINX, OURS, Balancer, Contestant, Upstream
 from benchmarks.lb.field import Field
-from benchmarks.lb.report import HEADER, Cell, Loads, compared, cpu, raw, row
+from benchmarks.lb.picture import Panel, draw
+from benchmarks.lb.report import HEADER, Cell, Loads, compared, cpu, p99s, raw, row, with_pictures
 
 DIRECT = "none: the upstream alone"
 MOST = {HAPROXY.name: {"cpu": 1.5, "p99": 1.5}}
@@ -28,14 +29,33 @@ class Effort(NamedTuple):
     methods: Sequence[str]
 
 
-FULL, QUICK = Effort(5, 4, 2, (wants.POST, wants.GET)), Effort(1, 1, 1, (wants.POST,))
+FULL, QUICK = Effort(5, 4, 2, (wants.POST, wants.GET)), Effort(1, 1, 0, (wants.POST,))
 
 
 async def measure(field: Field, effort: Effort) -> Section:
     """Everybody in every round. Raises ``RuntimeError`` at an answer that was not asked for."""
     contestants, left_out = balancers.find(field)
+    if {HAPROXY, NGINX} <= {*contestants}:  # the latter is the upstream that listens on one
+        contestants.append(HAPROXY_UNIX)
     seen = await against(field, effort, [*contestants, *peers.find(field.home, field.say)])
-    return section(seen, effort, left_out)
+    paths = draw(
+        "What a request costs a balancer that is alone on its core",
+        [
+            Panel(
+                f"{label}, {method}", {cell.balancer: of(loads) for cell, loads in seen.items() if drawn(cell, method)}
+            )
+            for label, of in {"us of CPU per request": cpu, "p99 in ms": p99s}.items()
+            for method in effort.methods
+        ],
+        f"{load.CONNECTIONS} keep-alive connections, {wants.FIELDS} request fields, answers of {ANSWER_BYTES} bytes.",
+        field.pictures.with_name(f"{field.pictures.name}-plain"),
+    )
+    return with_pictures(section(seen, effort, left_out), paths)
+
+
+def drawn(cell: Cell, method: str) -> bool:
+    """Is it a balancer's?"""
+    return cell.what == method and cell.balancer != DIRECT
 
 
 async def against(field: Field, effort: Effort, contestants: Sequence[Contestant]) -> dict[Cell, list[Seen]]:

@@ -18,6 +18,8 @@ from benchmarks.backend.servers import process
 from benchmarks.lb import balancers, origin
 from benchmarks.lb.balancers import ANSWER_BYTES, NGINX, OURS, Contestant, Upstream
 from benchmarks.lb.field import Field
+from benchmarks.lb.picture import Panel, draw
+from benchmarks.lb.report import with_pictures
 from flashsale.stack.processes import free_port
 
 PER_SECOND = 2  # events of one stream
@@ -70,7 +72,16 @@ async def measure(field: Field, effort: Effort) -> Section:
                 field.say(
                     f"relay, round {number + 1}: {one.name}: {turn.rate:,.0f} events/s, CPU {turn.cpu_us:.1f} us, p99 {turn.p99_ms:.1f} ms"
                 )
-    return section(turns, effort, left_out)
+    paths = draw(
+        f"What an event costs a balancer with {effort.streams:,} streams",
+        [
+            Panel("us of CPU per event", {name: [one.cpu_us for one in of] for name, of in turns.items()}),
+            Panel("p99 in ms, upstream to reader", {name: [one.p99_ms for one in of] for name, of in turns.items()}),
+        ],
+        f"{PER_SECOND} events a second on each stream.",
+        field.pictures.with_name(f"{field.pictures.name}-relay"),
+    )
+    return with_pictures(section(turns, effort, left_out), paths)
 
 
 async def _turn(field: Field, upstream: Upstream, contestant: Contestant, effort: Effort) -> Turn:

@@ -1,10 +1,11 @@
 """From loads to rows and bars, each beside who stood in the same round. Pure."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.backend.load import SERVER, Seen
-from benchmarks.backend.report import Bar, at_most, cpu_words, middle, rates, ratios, span, spread
+from benchmarks.backend.report import Bar, Section, at_most, cpu_words, middle, rates, ratios, span, spread
 
 HEADER = [
     *("WHAT", "BALANCER", "PER SECOND", "SPREAD", "CPU US", "SPREAD", "OURS IS x TIMES", "P50 MS", "P99 MS"),
@@ -68,3 +69,11 @@ def compared(
 def raw(loads: Loads) -> dict[str, Any]:
     """Every round, for a result file."""
     return {"cells": [{**cell._asdict(), "rounds": [one._asdict() for one in of]} for cell, of in loads.items()]}
+
+
+def with_pictures(section: Section, paths: Sequence[Path]) -> Section:
+    """The same, and where it is drawn."""
+    return section._replace(
+        notes=[*section.notes, *(f"Drawn as {path}" for path in paths)],
+        raw={**section.raw, "pictures": [str(path) for path in paths]},
+    )

@@ -80,6 +80,9 @@ async def test_clients_that_stay_are_counted_and_weighed(field: Field) -> None:
 async def test_every_event_comes_through(field: Field) -> None:
     said = await relay.measure(field, relay.Effort(1, 1.0, 100))
     assert is_told(said)
+    png, svg = map(Path, said.raw["pictures"])
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert "</svg>" in svg.read_text(encoding="utf-8")
     assert all(turn["rate"] > 0 < turn["cpu_us"] for turns in said.raw["turns"].values() for turn in turns)
 
 
