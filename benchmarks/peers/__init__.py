@@ -7,4 +7,6 @@ uvloop, httptools and hiredis where there is Python, the collector of garbage to
 
 Two others, with Flask behind gunicorn, put the attempt into a quorum queue and answer 202 once it is confirmed. They too are given
 the rest for nothing: no receipt, no single flight, no bound, no counts, and no way of hearing what became of it.
+
+A last one is no shop but a reverse proxy in aiohttp, beside which the balancer is measured.
 """
