@@ -150,6 +150,7 @@ class Admin:
                 "algorithm": parent.told.config.algorithm,
                 "reloads": parent.reloads,
                 **stats(merged, parent.rates),
+                "in_hand": parent.in_hand(),
                 "workers": workers,
             }
         )

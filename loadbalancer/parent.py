@@ -19,12 +19,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from loadbalancer import listeners
+from loadbalancer import listeners, shared
 from loadbalancer.admin import Admin
 from loadbalancer.config import SETTINGS, Config, ConfigError, Given, gather
 from loadbalancer.control import Control, GoneError
 from loadbalancer.logs import say
 from loadbalancer.report import Report, merged, remembered
+from loadbalancer.shared import Shared
 
 READY_SECONDS = 60.0  # to import everything, on a machine that is busy
 ANSWER_SECONDS = 5.0
@@ -33,6 +34,7 @@ REPORT_SECONDS = 1.0
 CRASHES_MAX = 5  # within CRASH_SECONDS; a sixth would only repeat the first five
 CRASH_SECONDS = 60.0
 BACKOFF_FIRST_SECONDS, BACKOFF_MAX_SECONDS = 0.1, 5.0
+GENERATIONS = 3  # of workers: those that serve, those that retire, and those that died and are not buried yet
 # Given once: the sockets are made of them.
 FOR_LIFE = ("host", "port", "ops_port", "admin_socket", "workers")
 
@@ -57,8 +59,9 @@ class Told(NamedTuple):
 class Worker:
     """One worker's process."""
 
-    def __init__(self, slot: int, child: subprocess.Popen[bytes], control: Control) -> None:
+    def __init__(self, slot: int, row: int, child: subprocess.Popen[bytes], control: Control) -> None:
         self.slot = slot
+        self.row = row  # of the shared memory
         self.child = child
         self.control = control
         self.is_serving = False
@@ -89,6 +92,12 @@ class Parent:
         self.reloads = 0
         self._environ = environ
         self._sockets: list[list[socket.socket]] = []
+        # One worker need not tell itself what it has in hand.
+        self._rows = GENERATIONS * told.config.workers
+        self._free_rows = list(range(self._rows))
+        self._memory = shared.make(self._rows) if told.config.workers > 1 else None
+        self._shared = None if self._memory is None else Shared(self._memory, self._rows)
+        self._columns: dict[str, int] = {}
         self._workers: set[Worker] = set()
         self._ended: Report | None = None  # what those that have ended had counted
         self._changing = asyncio.Lock()  # one change of the workers at a time
@@ -171,6 +180,12 @@ class Parent:
         living = [worker.report for worker in [*self.retiring, *self.serving] if worker.report is not None]
         return merged(living, self._ended)
 
+    def in_hand(self) -> dict[str, dict[str, int]] | None:
+        """What the shared memory says that all workers have in hand, by server; None where there is none."""
+        if self._shared is None:
+            return None
+        return {name: self._shared.sum(column)._asdict() for name, column in self._columns.items()}
+
     async def drain(self, name: str, *, is_draining: bool) -> None:
         """No more requests for a server, or requests again. Raises KeyError if there is no such server."""
         if name not in {server.name for server in self.told.config.servers}:
@@ -200,6 +215,7 @@ class Parent:
                 worker.is_serving = True
 
     async def _make_all(self, told: Told, slots: range) -> list[Worker]:
+        self._find_columns(told)
         made = await asyncio.gather(*(self._make(told, slot) for slot in slots), return_exceptions=True)
         failed = [one for one in made if isinstance(one, BaseException)]
         ready = [one for one in made if isinstance(one, Worker)]
@@ -210,29 +226,47 @@ class Parent:
         return ready
 
     async def _make(self, told: Told, slot: int) -> Worker:
+        row = self._free_rows.pop()  # there are more than can be wanted: a roll waits for the last one's old workers
         ours, theirs = socket.socketpair()
+        memory = [] if self._memory is None else [self._memory]
         sockets = [made.fileno() for made in self._sockets[slot]]
         try:
             child = subprocess.Popen(  # noqa: ASYNC220 - it serves nobody, and a start is a fork
                 [sys.executable, "-m", "loadbalancer.worker", str(os.getpid()), str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno(), *sockets],
+                pass_fds=[theirs.fileno(), *sockets, *memory],
             )
         finally:
             theirs.close()
-        worker = Worker(slot, child, await Control.over(ours))
+        worker = Worker(slot, row, child, await Control.over(ours))
         self._workers.add(worker)
         handle = os.pidfd_open(child.pid)
         asyncio.get_running_loop().add_reader(handle, self._on_ended, worker, handle)
         try:
             await worker.control.ask(
-                "work", READY_SECONDS, slot=slot, settings=told.texts, sockets=sockets, drained=sorted(self.drained)
+                "work",
+                READY_SECONDS,
+                slot=slot,
+                settings=told.texts,
+                sockets=sockets,
+                drained=sorted(self.drained),
+                shared=self._memory,
+                rows=self._rows,
+                row=row,
+                columns=self._columns,
             )
         except GoneError as error:
             worker.is_leaving = True
             child.kill()
             raise FailedError(str(error)) from None
         return worker
+
+    def _find_columns(self, told: Told) -> None:
+        # A name keeps its column; a new name takes one in which nobody has anything in hand.
+        if self._shared is not None:
+            for server in told.config.servers:
+                if server.name not in self._columns:
+                    self._columns[server.name] = self._shared.free_column(self._columns.values())
 
     def _on_ended(self, worker: Worker, handle: int) -> None:
         asyncio.get_running_loop().remove_reader(handle)
@@ -246,6 +280,9 @@ class Parent:
 
     async def _bury(self, worker: Worker) -> None:
         await worker.control.heard()
+        if self._shared is not None:
+            self._shared.clear(worker.row)
+        self._free_rows.append(worker.row)
         self._workers.discard(worker)
         if worker.report is not None:
             self._ended = remembered(self._ended, worker.report)
@@ -278,6 +315,8 @@ class Parent:
             async with self._changing:
                 if self.is_stopping:
                     raise FailedError("the balancer is stopping")
+                known = {server.name for server in self.told.config.servers}
+                self._columns = {name: column for name, column in self._columns.items() if name in known}
                 old = self.serving
                 made = await self._make_all(told, range(len(self._sockets)))
                 try:

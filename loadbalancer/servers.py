@@ -1,7 +1,7 @@
 """The servers behind the balancer, and which of them gets the next request."""
 
 import random
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from loadbalancer.config import SERVERS_MAX, Address, Config
@@ -12,6 +12,7 @@ from loadbalancer.link import Links
 from loadbalancer.policies import POLICIES
 from loadbalancer.policies.base import REQUEST, STREAM, Chance, Policy
 from loadbalancer.pool import Pool
+from loadbalancer.shared import Shared, Sum
 from loadbalancer.timer import Timer
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ class Server:
         self.links = Links(self.host, self.port, LINKS_MAX, config.connect_timeout) if config.link else None
         self.active = 0  # requests assigned and not ended, those waiting for a connection included, streams not
         self.streams = 0
-        self.load = 0  # of both, as policies compare it
+        self.load = 0  # of both, and of what the other workers have in hand here, as policies compare it
+        self.others = 0  # the other workers' part of it, as far as it was heard
+        self.cell: memoryview | None = None  # where the other workers read what this one has in hand here
         self.peak = 0  # the most active at once
         self.answers = [0] * 5  # by status class
         self.retries = 0
@@ -67,6 +70,8 @@ class Server:
         """One request more to work on."""
         self.active += 1
         self.load += REQUEST
+        if self.cell is not None:
+            self.cell[0] = self.active
         if self.active > self.peak:  # noqa: PLR1730 - per request, and max() takes three times as long
             self.peak = self.active
         if self.active == self.maxconn:
@@ -77,14 +82,24 @@ class Server:
         self._end_request()
         self.streams += 1
         self.load += STREAM
+        if self.cell is not None:
+            self.cell[1] = self.streams
 
     def release(self, *, is_stream: bool) -> None:
         """One of its requests, or streams, has ended."""
         if is_stream:
             self.streams -= 1
             self.load -= STREAM
+            if self.cell is not None:
+                self.cell[1] = self.streams
         else:
             self._end_request()
+
+    def hear(self, everyone: Sum) -> None:
+        """What all workers have in hand here, this one included."""
+        others = (everyone.active - self.active) * REQUEST + (everyone.streams - self.streams) * STREAM
+        self.load += others - self.others
+        self.others = others
 
     def checked(self, problem: str) -> bool:
         """A check ended; ``problem`` is empty if it went well. True if that changed whether the server is up."""
@@ -116,6 +131,8 @@ class Server:
     def _end_request(self) -> None:
         self.active -= 1
         self.load -= REQUEST
+        if self.cell is not None:
+            self.cell[0] = self.active
         if self.active == self.maxconn - 1:
             self._changed()
 
@@ -154,6 +171,9 @@ class Farm:
         self.servers = tuple(Server(address, config, self._changed) for address in config.servers)
         self._policy = self._new_policy()
         self._next: Policy | None = None  # once it is prepared
+        self._shared: Shared | None = None
+        self._has_heard = False  # what the others have in hand, in this loop turn
+        self._columns: dict[Server, int] = {}
         self._making: Iterator[None] = self._policy.prepare()
         for _ in self._making:
             pass  # there is nothing to hold up yet
@@ -180,12 +200,21 @@ class Farm:
 
     def choose(self, key: bytes, tried: Collection[Server]) -> Server | None:
         """A usable server that is neither full nor among ``tried``, or None."""
+        if self._shared is not None and not self._has_heard:
+            self._hear()
         candidates = self._open
         if candidates is None:
             candidates = self._open = self._find_open()
         if tried:
             candidates = [server for server in candidates if server not in tried]
         return self._policy.choose(candidates, key) if candidates else None
+
+    def share(self, shared: Shared, row: int, columns: Mapping[str, int]) -> None:
+        """Tell the other workers what this one has in hand, in ``row``, and go by what all of them have."""
+        self._shared = shared
+        for server in self.servers:
+            self._columns[server] = columns[server.name]
+            server.cell = shared.cell(columns[server.name], row)
 
     # Changes, which all take effect with the next request.
 
@@ -234,6 +263,18 @@ class Farm:
         self._renew()
 
     # Own steps.
+
+    def _hear(self) -> None:
+        assert self._shared is not None
+        for server in self.servers:
+            server.hear(self._shared.sum(self._columns[server]))
+        # Once per loop turn: within one, nothing is heard of the others anyway but by chance.
+        if self._later is not None:
+            self._has_heard = True
+            self._later(self._forget)
+
+    def _forget(self) -> None:
+        self._has_heard = False
 
     def _changed(self) -> None:
         self._open = None

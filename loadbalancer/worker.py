@@ -27,6 +27,7 @@ from loadbalancer.probe import Checks
 from loadbalancer.proxy import Proxy
 from loadbalancer.report import Report, report
 from loadbalancer.servers import Farm
+from loadbalancer.shared import Shared
 
 PR_SET_PDEATHSIG = 1
 ACCEPTING_SECONDS = 0.05  # what was accepted before the last look at the queue has its connection by then
@@ -41,6 +42,8 @@ class Worker:
         self._config = config = Config.load(hello["settings"])
         self._sockets = [socket.socket(fileno=number) for number in hello["sockets"]]
         farm = Farm(config, later=asyncio.get_running_loop().call_soon, number=hello["slot"])
+        if hello["shared"] is not None:
+            farm.share(Shared(hello["shared"], hello["rows"]), hello["row"], hello["columns"])
         self._proxy = Proxy(config, farm, Totals(), sys.stdout if config.access_log == "on" else None)
         self._traffic: list[asyncio.Server] = []
         self._ending: asyncio.Task[None] | None = None

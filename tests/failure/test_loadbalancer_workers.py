@@ -65,7 +65,10 @@ async def _true(value: bool) -> bool:  # noqa: FBT001 - it is what it is
 
 
 async def is_at_rest(balancer: Balancer) -> bool:
-    return all(server["active"] == server["streams"] == 0 for server in (await balancer.stats())["servers"])
+    """Does nobody have anything in hand, by what each worker says and by what all of them can read of each other?"""
+    stats = await balancer.stats()
+    held = [*stats["servers"], *(stats["in_hand"] or {}).values()]
+    return all(server["active"] == server["streams"] == 0 for server in held)
 
 
 async def ask_until_told(client: Client) -> None:
@@ -251,6 +254,72 @@ async def test_a_killed_worker_takes_nothing_with_it_but_its_own_requests() -> N
             await balancer.until(lambda: _true(load.asked > asked + 5 * SHOPPERS))
         assert len(load.failed) <= SHOPPERS, load.failed
         for client in balancer.clients:
+            client.leave()
+        await balancer.until(lambda: is_at_rest(balancer))
+
+
+async def any_way_out(request: Message, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    match request.target:
+        case "/held" | "/late":
+            await asyncio.Event().wait()
+        case "/stream":
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n")
+            await writer.drain()
+            await asyncio.Event().wait()
+        case "/half":
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nha")
+            writer.close()
+        case "/lost":
+            writer.close()
+        case "/wrong":
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n")
+        case target:
+            writer.write(ok(target.encode()))
+
+
+def asked(target: str) -> bytes:
+    return f"POST {target} HTTP/1.1\r\nHost: shop\r\nContent-Length: 0\r\n\r\n".encode()
+
+
+async def test_what_is_in_hand_is_shared_exactly_and_nothing_after_every_way_out() -> None:
+    server = Upstream("a")
+    server.answer = any_way_out
+    # "/late" must be given up soon, and "/held" not before it was seen: two balancers.
+    async with balanced(server, LB_WORKERS="2", LB_RESPONSE_TIMEOUT="0.5") as hasty:
+        assert {(await hasty.ask(asked("/late"))).status for _ in range(4)} == {504}
+        await hasty.until(lambda: is_at_rest(hasty))
+    await server.start()
+    async with balanced(server, LB_WORKERS="2", LB_RESPONSE_TIMEOUT="300") as balancer:
+        for target, status in (("/ok", 200), ("/lost", 502), ("/wrong", 502)):
+            assert {(await balancer.ask(asked(target))).status for _ in range(4)} == {status}
+        for _ in range(4):
+            with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+                await balancer.ask(asked("/half"))
+        assert {(await balancer.ask(b"POST / HTTP/9.1\r\n\r\n")).status for _ in range(4)} == {505}
+        held = [await balancer.client() for _ in range(12)]
+        for number, client in enumerate(held):
+            client.writer.write(asked("/stream" if number % 3 == 0 else "/held"))
+
+        async def is_held(active: int, streams: int) -> bool:
+            stats = await balancer.stats()
+            told = [worker["report"]["servers"]["a"] for worker in stats["workers"]]
+            shown = [(sum(one["active"] for one in told), sum(one["streams"] for one in told))]
+            shown.append((stats["in_hand"]["a"]["active"], stats["in_hand"]["a"]["streams"]))
+            return shown == [(active, streams)] * 2
+
+        await balancer.until(lambda: is_held(8, 4))
+        for client in held[:3]:  # a stream and two requests
+            client.leave()
+        await balancer.until(lambda: is_held(6, 3))
+        first, second = await balancer.workers()
+        [left] = [
+            worker["report"]["servers"]["a"]
+            for worker in (await balancer.stats())["workers"]
+            if worker["pid"] == second
+        ]
+        os.kill(first, signal.SIGKILL)
+        await balancer.until(lambda: is_held(left["active"], left["streams"]))
+        for client in held:
             client.leave()
         await balancer.until(lambda: is_at_rest(balancer))
 
