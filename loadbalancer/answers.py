@@ -23,6 +23,13 @@ def nothing_promised(detail: str) -> Problem:
     return Problem(503, "/problems/nothing_promised", "No server could be reached", f"{detail}; nothing was promised")
 
 
+def too_many() -> Problem:
+    """More connections from one address than one may have."""
+    return Problem(
+        429, "about:blank", HTTPStatus(429).phrase, "too many connections from this address; nothing was promised"
+    )
+
+
 def unknown(detail: str) -> Problem:
     """A server got the request, or some of it, and its answer is lost."""
     return Problem(502, "/problems/unknown", "The answer was lost", f"{detail}; {_UNKNOWN}")
@@ -54,7 +61,7 @@ def encode(problem: Problem, *, closes: bool, is_head: bool) -> bytes:
         f"Content-Length: {len(body)}",
         "Cache-Control: no-store",
     ]
-    if problem.status == 503:
+    if problem.status in {429, 503}:
         lines.append(f"Retry-After: {RETRY_AFTER_SECONDS}")
     if closes:
         lines.append("Connection: close")

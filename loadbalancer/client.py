@@ -73,7 +73,10 @@ class ClientConnection(asyncio.Protocol):
         self.address = str(peer[0]).encode()
         self.forwarded = forwarded(self.address)
         self.wait(proxy.config.head_timeout)
-        if len(proxy.clients) > proxy.config.clients_max:
+        if not proxy.neighbours.enter(peer[0]):
+            proxy.totals.address_refused += 1
+            self._say(answers.too_many(), is_head=False)
+        elif len(proxy.clients) > proxy.config.clients_max:
             proxy.totals.clients_refused += 1
             self._say(answers.nothing_promised("too many connections"), is_head=False)
 

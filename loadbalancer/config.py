@@ -200,7 +200,13 @@ TABLE: tuple[Setting, ...] = (
     Setting("stall_timeout", "30", _seconds(0.05, 3600), "who does not read what was sent is given up after this"),
     Setting("pool_size", "256", _integer(0, 10_000), "idle connections kept per server"),
     Setting("pool_timeout", "4", _seconds(0.05, 3600), "an idle one is kept so long; less than the servers keep theirs"),
+    Setting("maxconn", "1024", _integer(0, 1_000_000),
+            "requests a server is given at once, event streams and long polls apart; past it they wait here; 0 = any number"),
+    Setting("queue", "4096", _integer(0, 1_000_000), "requests that may wait for a place at a server; past it, 503"),
+    Setting("queue_timeout", "1", _seconds(0.05, 300), "a request waits so long for a place; then 503"),
     Setting("clients_max", "20000", _integer(1, 200_000), "client connections at once; past it, 503"),
+    Setting("client_max", "20000", _integer(1, 200_000),
+            "connections at once from one address, or one /64 of IPv6; past it, 429; behind another proxy one address is everybody"),
     Setting("body_max", "1048576", _integer(0, 2**40), "largest request body in bytes; past it, 413"),
     Setting("retries", "2", _integer(0, 10), "how often one request may be tried again"),
     Setting("retry_budget", "20", _integer(0, 100), "retries per hundred requests, over time; 0 = never"),
@@ -246,7 +252,11 @@ class Config:
     stall_timeout: float
     pool_size: int
     pool_timeout: float
+    maxconn: int
+    queue: int
+    queue_timeout: float
     clients_max: int
+    client_max: int
     body_max: int
     retries: int
     retry_budget: int

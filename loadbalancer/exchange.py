@@ -4,6 +4,8 @@
 that came of the body is still here, and whether the client was sent some of an answer.
 """
 
+import re
+from math import inf
 from typing import TYPE_CHECKING
 
 from loadbalancer import answers, retry
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 KEPT_BYTES_MAX = 16 * 1024  # of a body, for sending it again
 WAITING_BYTES_MAX = 64 * 1024  # of a body, while a connection is being made
 EVENT_STREAM = b"text/event-stream"
+asks_to_wait = re.compile(rb"(?:^|[,;\s])wait\s*=", re.IGNORECASE).search  # RFC 7240
 
 
 class Exchange:
@@ -34,7 +37,7 @@ class Exchange:
     server: Server | None = None  # while it is at work
     served_by = ""  # the last one tried
     body_bytes = 0  # that came of the request's body
-    _tried: tuple[Server, ...] = ()
+    tried: tuple[Server, ...] = ()  # in vain
     number = 0  # on the link that it is out on
     _connection: ServerConnection | None = None
     _link: Link | None = None
@@ -54,7 +57,7 @@ class Exchange:
         self.began = proxy.now()
         self.silence_s = proxy.config.response_timeout  # allowed before the answer, then between two pieces of it
         self._proxy = proxy
-        self._key = proxy.farm.key_of(head, client.address)
+        self.key = proxy.farm.key_of(head, client.address)
         self._body: list[bytes] | None = []  # what came of it; None once some of it was let go
 
     # From the client.
@@ -63,7 +66,7 @@ class Exchange:
         """Everything that came at once is here: choose a server."""
         self.is_started = True
         self._proxy.budget.earn()
-        self._attempt(self._proxy.farm.choose(self._key, self._tried))
+        self._attempt(self._proxy.farm.choose(self.key, self.tried))
 
     def start_whole(self, body: bytes) -> None:
         """The whole request came at once: choose a server."""
@@ -91,6 +94,17 @@ class Exchange:
             if self.head.is_chunked:
                 self._connection.transport.write(forward.LAST_CHUNK)
             self._await_answer()
+
+    def admitted(self, server: Server) -> None:
+        """It waited for a place, and has one."""
+        self.server = server
+        # Not from here: who made room has not yet given back the connection that this one can have.
+        self._proxy.call_soon(self._begin, server)
+
+    def late(self) -> None:
+        """It waited for a place as long as one may."""
+        self._proxy.totals.queue_late += 1
+        self._give_up("every server was full for too long")
 
     def drop(self) -> None:
         """The client is gone, or is not to be answered any more. The server's connection ends with it."""
@@ -141,13 +155,15 @@ class Exchange:
         self._let_go()
         if self._is_complete:
             self._await_answer()
+        if self.head.method in retry.SAFE_METHODS and asks_to_wait(self.head.values.get(b"prefer", b"")):
+            self._stand_apart(connection.server)  # a long poll: by its own word no work, but waiting
 
     def unreached(self, server: Server, problem: str) -> None:
         """No connection could be made; not a byte was sent this time."""
         if self._is_over:
             return
         self._release(server)
-        self._tried = (*self._tried, server)
+        self.tried = (*self.tried, server)
         self._again(server, f"{server.name}: {problem}")
 
     @property
@@ -179,8 +195,7 @@ class Exchange:
         client.wait(self.silence_s)
         self._body = None
         if self.is_stream and self._connection is not None:
-            self.server.begin_stream()
-            self._is_apart = True
+            self._stand_apart(self.server)
             # The server finds out who reads slowly, and gives them up, by what its own small buffer takes.
             keep_little_received(self._connection.transport)
             client.begin_stream()
@@ -238,7 +253,7 @@ class Exchange:
             return
         if not self._was_reused:
             # A kept connection may have been closed by a server in good health; a fresh one tells more.
-            self._tried = (*self._tried, server)
+            self.tried = (*self.tried, server)
         if may_resend:
             self._again(server, f"{server.name}: {problem}")
         else:
@@ -247,11 +262,18 @@ class Exchange:
     # Own steps.
 
     def _attempt(self, server: Server | None, *, is_fresh: bool = False) -> None:
-        if server is None:
-            self._give_up("every server is down or draining")
+        if server is not None:
+            server.assign()
+            self.server = server
+            self._begin(server, is_fresh=is_fresh)
+        elif problem := self._proxy.farm.wait(self):
+            self._give_up(problem)
+        else:
+            self.client.wait(inf)  # the queue has its own deadline
+
+    def _begin(self, server: Server, *, is_fresh: bool = False) -> None:
+        if self._is_over:
             return
-        server.assign()
-        self.server = server
         self.served_by = server.name
         self._attempts += 1
         if server.links is not None and not self._was_sent and self._send_on_link(server.links):
@@ -303,10 +325,10 @@ class Exchange:
             self._give_up(problem)
             return
         is_same = False
-        others = self._proxy.farm.choose(self._key, {*self._tried, failed})
-        if others is None and failed not in self._tried and failed.is_usable:
+        others = self._proxy.farm.choose(self.key, {*self.tried, failed})
+        if others is None and failed not in self.tried and failed.is_usable and not failed.is_full:
             others, is_same = failed, True  # it closed a kept connection: that says nothing against a fresh one
-        if others is None:
+        if others is None and not self._proxy.farm.is_any_usable(self.tried):
             self._give_up(problem)
         elif not self._proxy.budget.spend():
             self._proxy.totals.budget_empty += 1
@@ -340,6 +362,13 @@ class Exchange:
         self._connection = self._link = None
         if self.server is not None:
             self._release(self.server)
+        else:
+            self._proxy.farm.queue.leave(self)
+
+    def _stand_apart(self, server: Server) -> None:
+        if not self._is_apart:
+            self._is_apart = True
+            server.begin_stream()
 
     def _release(self, server: Server) -> None:
         self.server = None

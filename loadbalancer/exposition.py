@@ -10,6 +10,9 @@ from loadbalancer.timer import BOUNDS
 
 OF_BALANCER = (
     ("clients_refused", "Connections past the limit."),
+    ("address_refused", "Connections past the limit of their address."),
+    ("queue_late", "Requests that waited for a place in vain."),
+    ("queue_refused", "Requests for which to wait was in vain."),
     ("clients_gone", "Clients that left before their answer was complete."),
     ("unasked", "Idle server connections closed because the server said something."),
     ("spilled", "Requests that did not get the server their key belongs to, for it was full or away."),
@@ -21,7 +24,7 @@ BY_STATUS = (
 )
 GAUGES = (
     ("active", "Requests it is working on."),
-    ("streams", "Event streams from it."),
+    ("streams", "Event streams and long polls it serves."),
     ("peak", "The most of them at once; of several workers, the sum of what each had at most."),
     ("idle_connections", "Kept for the next request."),
 )
@@ -55,6 +58,9 @@ class _Families:
         yield from _of_servers(merged["servers"])
         yield GaugeMetricFamily("loadbalancer_workers", "Processes that accept connections.", value=self._workers)
         yield GaugeMetricFamily("loadbalancer_clients", "Client connections now.", value=merged["clients"])
+        yield GaugeMetricFamily(
+            "loadbalancer_queued", "Requests waiting for a place at a server.", value=merged["queued"]
+        )
         for name, help_text in BY_STATUS:
             family = CounterMetricFamily(f"loadbalancer_{name}", help_text, labels=["status"])
             for status, count in sorted(merged[name].items()):

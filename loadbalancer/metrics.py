@@ -8,6 +8,8 @@ class Totals:
 
     def __init__(self) -> None:
         self.clients_refused = 0
+        self.address_refused = 0
+        self.queue_late = 0
         self.refused: dict[int, int] = {}  # by status: what never got as far as a server
         self.failed: dict[int, int] = {}  # by status: what no server answered
         self.clients_gone = 0

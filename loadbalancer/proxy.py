@@ -16,6 +16,7 @@ from loadbalancer.config import Config
 from loadbalancer.exchange import Exchange
 from loadbalancer.logs import say
 from loadbalancer.metrics import Totals
+from loadbalancer.neighbours import Neighbours
 from loadbalancer.retry import Budget, ReplaySafe
 from loadbalancer.servers import Farm, Server
 from loadbalancer.sockets import connect
@@ -41,6 +42,7 @@ class Proxy:
         self._is_retiring = False
         self.is_empty = asyncio.Event()  # set once nobody is left to answer
         self.clients: set[ClientConnection] = set()
+        self.neighbours = Neighbours(config.client_max)
         self._access_log = access_log
         self._connecting: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -86,6 +88,8 @@ class Proxy:
     def leave(self, client: "ClientConnection") -> None:
         """A client's connection has ended."""
         self.clients.discard(client)
+        if client.address:
+            self.neighbours.leave(client.address.decode())
         if self.is_draining and not self.clients:
             self.is_empty.set()
 
@@ -175,6 +179,8 @@ class Proxy:
         if self._is_retiring:
             self._tell_to_leave()  # those that were in the middle of an answer, or just being accepted
         self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+        for exchange in self.farm.queue.take_late(now):
+            exchange.late()
         for client in [client for client in self.clients if client.deadline <= now]:
             client.expire()
         for server in self.farm.servers:

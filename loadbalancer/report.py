@@ -19,7 +19,16 @@ CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
 COUNTERS = ("retries", "lost", "ejections", "link_requests", "link_breaks")
 GAUGES = ("active", "streams", "idle_connections")
 TIMERS = ("connect_seconds", "response_seconds")
-TOTALS = ("clients_refused", "clients_gone", "unasked", "retry_budget_empty", "spilled")
+TOTALS = (
+    "clients_refused",
+    "address_refused",
+    "queue_late",
+    "queue_refused",
+    "clients_gone",
+    "unasked",
+    "retry_budget_empty",
+    "spilled",
+)
 TOTALS_BY = ("refused", "failed")
 
 
@@ -28,7 +37,11 @@ def report(proxy: "Proxy") -> Report:
     totals = proxy.totals
     return {
         "clients": len(proxy.clients),
+        "queued": len(proxy.farm.queue),
         "clients_refused": totals.clients_refused,
+        "address_refused": totals.address_refused,
+        "queue_late": totals.queue_late,
+        "queue_refused": proxy.farm.turned_away,
         "clients_gone": totals.clients_gone,
         "unasked": totals.unasked,
         "retry_budget_empty": totals.budget_empty,
@@ -56,6 +69,7 @@ def _merged(reports: list[Report], ended: Report | None, names: Iterable[str]) -
     before = ended["servers"] if ended is not None else {}
     return {
         "clients": sum(one["clients"] for one in reports),
+        "queued": sum(one["queued"] for one in reports),
         **{name: sum(one[name] for one in everyone) for name in TOTALS},
         **{name: _sums(one[name] for one in everyone) for name in TOTALS_BY},
         "request_seconds": _timers(one["request_seconds"] for one in everyone),
@@ -85,6 +99,7 @@ def _server(server: "Server") -> Report:
         "weight": server.weight,
         "state": server.state,
         "reason": server.health.reason,
+        "maxconn": server.maxconn,
         "active": server.active,
         "streams": server.streams,
         "peak": server.peak,

@@ -1,8 +1,9 @@
 """The servers behind the balancer, and which of them gets the next request."""
 
 import random
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from loadbalancer.config import SERVERS_MAX, Address, Config
 from loadbalancer.health import Health
@@ -12,6 +13,7 @@ from loadbalancer.link import Links
 from loadbalancer.policies import POLICIES
 from loadbalancer.policies.base import REQUEST, STREAM, Chance, Policy
 from loadbalancer.pool import Pool
+from loadbalancer.queue import Queue
 from loadbalancer.shared import Shared, Sum
 from loadbalancer.timer import Timer
 
@@ -40,7 +42,7 @@ class Server:
         self.health = Health(config.check_rise, config.check_fall, config.eject_after)
         self.is_draining = False  # by hand
         self.is_leaving = False  # taken out of the farm; it finishes what it has
-        self.maxconn = 0  # requests at once, at most, streams apart; 0 = any number
+        self.maxconn = config.maxconn  # requests at once, at most, streams apart; 0 = any number
         self.percent = 100  # of its weight that counts now
         self.share = self.weight * self.percent
         self.pool: Pool[ServerConnection] = Pool(config.pool_size, config.pool_timeout)
@@ -142,6 +144,24 @@ class Server:
         return has_changed
 
 
+class Waiter(Protocol):
+    """A request that no server has room for."""
+
+    @property
+    def key(self) -> bytes:
+        """What it is known by."""
+
+    @property
+    def tried(self) -> Collection[Server]:
+        """Where it does not go any more."""
+
+    def admitted(self, server: Server) -> None:
+        """There is room at ``server``, and it has been assigned."""
+
+    def late(self) -> None:
+        """There was none in time."""
+
+
 class Farm:
     """All servers, and the policy that chooses among them. Both may be changed while requests are being worked on.
 
@@ -156,6 +176,7 @@ class Farm:
         chance: Chance = random.random,
         later: Callable[[Callable[[], None]], object] | None = None,
         number: int = 0,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.algorithm = config.algorithm
         self.joined: Callable[[Server], None] = _ignore  # told of who was added
@@ -164,7 +185,10 @@ class Farm:
         self._chance = chance
         self._later = later
         self._number = number
+        self._now = now
         self._sources = [source.partition(":")[2].encode() for source in config.hash]  # '' is the address
+        self.queue: Queue[Waiter] = Queue(config.queue, config.queue_timeout)
+        self.turned_away = 0  # for want of a place to wait in
         self._leaving: list[Server] = []
         self._open: list[Server] | None = None  # who may be chosen now; None if that is to be found out anew
         self._spilled = 0  # under policies of before
@@ -215,6 +239,22 @@ class Farm:
         for server in self.servers:
             self._columns[server] = columns[server.name]
             server.cell = shared.cell(columns[server.name], row)
+
+    def is_any_usable(self, tried: Collection[Server]) -> bool:
+        """Is there a server that is not among ``tried`` and could take a request, were it not full?"""
+        return any(server.is_usable and server not in tried for server in self.servers)
+
+    def wait(self, waiter: Waiter) -> str:
+        """
+        Let it wait for the room that ``choose`` did not find; whoever comes later does not get it first. If it need not
+        wait: why not.
+        """
+        if not self.is_any_usable(waiter.tried):
+            return "every server is down or draining"
+        if not self.queue.join(waiter, self._now()):
+            self.turned_away += 1
+            return "every server is full, and too many requests wait already"
+        return ""
 
     # Changes, which all take effect with the next request.
 
@@ -278,6 +318,19 @@ class Farm:
 
     def _changed(self) -> None:
         self._open = None
+        if self.queue:
+            self._admit()
+
+    def _admit(self) -> None:
+        # Where there is room nobody waits who may go there. So whoever comes later and finds room overtakes nobody.
+        while room := self._find_open():
+            waiter = self.queue.take(lambda waiter: any(server not in waiter.tried for server in room), self._now())
+            if waiter is None:
+                return
+            server = self.choose(waiter.key, waiter.tried)
+            assert server is not None
+            server.assign()
+            waiter.admitted(server)
 
     def _find_open(self) -> list[Server]:
         turn = self._number % len(self.servers)

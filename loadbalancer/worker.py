@@ -41,7 +41,8 @@ class Worker:
         self._questions = questions
         self._config = config = Config.load(hello["settings"])
         self._sockets = [socket.socket(fileno=number) for number in hello["sockets"]]
-        farm = Farm(config, later=asyncio.get_running_loop().call_soon, number=hello["slot"])
+        loop = asyncio.get_running_loop()
+        farm = Farm(config, later=loop.call_soon, now=loop.time, number=hello["slot"])
         if hello["shared"] is not None:
             farm.share(Shared(hello["shared"], hello["rows"]), hello["row"], hello["columns"])
         self._proxy = Proxy(config, farm, Totals(), sys.stdout if config.access_log == "on" else None)

@@ -167,6 +167,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "loadbalancer.policies": set(),
     "loadbalancer.health": set(),
     "loadbalancer.pool": set(),
+    "loadbalancer.queue": set(),
+    "loadbalancer.neighbours": set(),
     "loadbalancer.retry": set(),
 }
 STANDARD_LIBRARY_ONLY = {
@@ -179,6 +181,8 @@ STANDARD_LIBRARY_ONLY = {
     "loadbalancer.policies",
     "loadbalancer.health",
     "loadbalancer.pool",
+    "loadbalancer.queue",
+    "loadbalancer.neighbours",
     "loadbalancer.retry",
 }
 # Decides, and leaves doing to others.
