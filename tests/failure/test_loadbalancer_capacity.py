@@ -254,9 +254,9 @@ async def test_who_waits_gets_the_server_that_comes_back() -> None:
     servers = [Upstream("a"), Upstream("b")]
     busy = Busy(*servers)
     async with balanced(*servers, LB_MAXCONN="1", LB_QUEUE_TIMEOUT=LONG) as balancer:
-        await balancer.ops("/servers/b/drain", "POST")
+        await balancer.admin("/servers/b/drain")
         await send_all(balancer, busy, "/first", "/second")
-        await balancer.ops("/servers/b/undrain", "POST")
+        await balancer.admin("/servers/b/undrain")
 
         async def has_come() -> bool:
             return busy.came == ["/first", "/second"]
