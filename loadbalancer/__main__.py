@@ -7,8 +7,9 @@ import sys
 from collections.abc import Mapping
 
 from loadbalancer import logs
+from loadbalancer.changes import Told
 from loadbalancer.config import FILE, ConfigError, gather, shown, usage
-from loadbalancer.parent import FailedError, Parent, Told
+from loadbalancer.parent import FailedError, Parent
 
 EXIT_FAILED, EXIT_WRONG = 1, 2
 

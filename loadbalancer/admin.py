@@ -13,7 +13,9 @@ import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote
 
+from loadbalancer.changes import VERBS, Change
 from loadbalancer.config import ConfigError
 from loadbalancer.exposition import exposition
 from loadbalancer.http1.grammar import Refused
@@ -98,13 +100,17 @@ class Admin:
         from loadbalancer.parent import FailedError  # noqa: PLC0415 - it imports this module
 
         try:
-            match path.split("/"):
+            match [unquote(part) for part in path.split("/")]:
                 case ["", "reload" | "restart"]:
                     await self._deeds[path]()
-                    return await self._stats()
-                case ["", "servers", name, "drain" | "undrain" as word]:
-                    await self._parent.drain(name, is_draining=word == "drain")
-                    return await self._servers()
+                case ["", "algorithm", value]:
+                    await self._parent.change(Change("algorithm", "", value))
+                case ["", "servers", server, verb] if verb in VERBS and not VERBS[verb][0]:
+                    await self._parent.change(Change(verb, server))
+                case ["", "servers", server, verb, value] if verb in VERBS and VERBS[verb][0]:
+                    await self._parent.change(Change(verb, server, value))
+                case _:
+                    return _text(404, "no such page")
         except KeyError as error:
             known = ", ".join(server.name for server in self._parent.told.config.servers)
             return _text(404, f"no server is named {error.args[0]!r}; there are {known}")
@@ -112,7 +118,7 @@ class Admin:
             return _text(422, str(error))
         except FailedError as error:
             return _text(409, str(error))
-        return _text(404, "no such page")
+        return await self._stats()
 
     async def _livez(self) -> Page:
         return _text(200, "alive")

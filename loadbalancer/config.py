@@ -42,8 +42,8 @@ class Address(NamedTuple):
     weight: int
 
     def __str__(self) -> str:
-        place = f"{self.host}:{self.port}" if self.port else self.host
-        return f"{self.name}={place}*{self.weight}"
+        where = _where(self.host, self.port)
+        return f"{where}*{self.weight}" if self.name == where else f"{self.name}={where}*{self.weight}"
 
 
 class Kind(NamedTuple):
@@ -54,7 +54,9 @@ class Kind(NamedTuple):
     words: tuple[str, ...] = ()
 
 
-def _integer(low: int, high: int) -> Kind:
+def integer(low: int, high: int) -> Kind:
+    """A whole number within bounds."""
+
     def parse(text: str) -> int:
         # isdecimal alone lets other scripts' digits through.
         if not (text.isascii() and text.isdecimal() and low <= int(text) <= high):
@@ -95,6 +97,12 @@ def _host(text: str) -> str:
     return text if text == "localhost" else str(ipaddress.ip_address(text))
 
 
+def _where(host: str, port: int) -> str:
+    if not port:
+        return host  # unix:/path
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _server_host(text: str) -> str:
     if text.startswith("["):
         return str(ipaddress.IPv6Address(text[1:-1]))
@@ -117,7 +125,8 @@ def parse_server(text: str) -> Address:
     match = re.fullmatch(pattern, text, re.ASCII)
     if match is None:
         raise ValueError
-    address = Address(match[1] or f"{match[2]}:{match[3]}", _server_host(match[2]), int(match[3]), int(match[4] or 1))
+    host, port = _server_host(match[2]), int(match[3])
+    address = Address(match[1] or _where(host, port), host, port, int(match[4] or 1))
     if not 1 <= address.port <= 65535 or not 1 <= address.weight <= 256:
         raise ValueError
     return address
@@ -171,14 +180,14 @@ class Setting(NamedTuple):
 
 
 ON_OFF = _one_of("on", "off")
-PORT = _integer(0, 65535)
+PORT = integer(0, 65535)
 
 TABLE: tuple[Setting, ...] = (
     Setting("config", "", Kind("a readable file in TOML", str), "a file with settings: the names below without LB_, in small letters; the environment wins"),
     Setting("host", "127.0.0.1", Kind("an IP address, or localhost", _host), "the address clients connect to"),
     Setting("port", "8000", PORT, "the port clients connect to; 0 = any free one"),
     Setting("ops_port", "9000", PORT, "/livez, /readyz, /metrics and /servers, on loopback alone; 0 = any free one"),
-    Setting("workers", "1", _integer(1, 64), "processes that share the port; one core each is what they can use"),
+    Setting("workers", "1", integer(1, 64), "processes that share the port; one core each is what they can use"),
     Setting("admin_socket", "", _matching(r"/.{1,100}", "an absolute path of at most 101 characters"), "a unix socket, for its owner alone, where servers are drained, added and weighed; empty = none"),
     Setting("servers", "", Kind("[name=]host:port[*weight] or name=unix:/path[*weight], with commas between; names differ; weights 1 to 256; at most 64", _servers),
             "the servers to share the requests among; must be given"),
@@ -188,9 +197,9 @@ TABLE: tuple[Setting, ...] = (
     Setting("check_path", "/livez", _matching(r"/[A-Za-z0-9_.~/?=&-]{0,255}", "a path"), "a server that answers GET here with 2xx or 3xx is alive"),
     Setting("check_interval", "1", _seconds(0.05, 3600), "from one check of a server to its next"),
     Setting("check_timeout", "1", _seconds(0.05, 60), "a check without an answer by then has failed"),
-    Setting("check_rise", "2", _integer(1, 100), "good checks in a row that bring a server back"),
-    Setting("check_fall", "3", _integer(1, 100), "bad checks in a row that take a server out"),
-    Setting("eject_after", "2", _integer(1, 100), "failed connections in a row that take a server out at once"),
+    Setting("check_rise", "2", integer(1, 100), "good checks in a row that bring a server back"),
+    Setting("check_fall", "3", integer(1, 100), "bad checks in a row that take a server out"),
+    Setting("eject_after", "2", integer(1, 100), "failed connections in a row that take a server out at once"),
     Setting("connect_timeout", "1", _seconds(0.05, 60), "to make a connection to a server"),
     Setting("response_timeout", "40", _seconds(0.05, 3600), "from a request sent to the first of its answer; then 504"),
     Setting("stream_timeout", "3600", _seconds(0.05, 86_400), "an answer of unknown length may be silent for so long; one of a known length, LB_RESPONSE_TIMEOUT"),
@@ -198,18 +207,18 @@ TABLE: tuple[Setting, ...] = (
     Setting("body_timeout", "10", _seconds(0.05, 300), "a client has so long for a body, and a second more per KiB that came"),
     Setting("idle_timeout", "75", _seconds(0.05, 3600), "a client's connection is kept so long between requests"),
     Setting("stall_timeout", "30", _seconds(0.05, 3600), "who does not read what was sent is given up after this"),
-    Setting("pool_size", "256", _integer(0, 10_000), "idle connections kept per server"),
+    Setting("pool_size", "256", integer(0, 10_000), "idle connections kept per server"),
     Setting("pool_timeout", "4", _seconds(0.05, 3600), "an idle one is kept so long; less than the servers keep theirs"),
-    Setting("maxconn", "1024", _integer(0, 1_000_000),
-            "requests a server is given at once, event streams and long polls apart; past it they wait here; 0 = any number"),
-    Setting("queue", "4096", _integer(0, 1_000_000), "requests that may wait for a place at a server; past it, 503"),
+    Setting("maxconn", "1024", integer(0, 1_000_000),
+            "requests a server is given at once, event streams and long polls apart; past it they wait here; shared out among the workers; 0 = any number"),
+    Setting("queue", "4096", integer(0, 1_000_000), "requests that may wait for a place at a server, shared out among the workers; past it, 503"),
     Setting("queue_timeout", "1", _seconds(0.05, 300), "a request waits so long for a place; then 503"),
-    Setting("clients_max", "20000", _integer(1, 200_000), "client connections at once; past it, 503"),
-    Setting("client_max", "20000", _integer(1, 200_000),
+    Setting("clients_max", "20000", integer(1, 200_000), "client connections at once; past it, 503"),
+    Setting("client_max", "20000", integer(1, 200_000),
             "connections at once from one address, or one /64 of IPv6; past it, 429; behind another proxy one address is everybody"),
-    Setting("body_max", "1048576", _integer(0, 2**40), "largest request body in bytes; past it, 413"),
-    Setting("retries", "2", _integer(0, 10), "how often one request may be tried again"),
-    Setting("retry_budget", "20", _integer(0, 100), "retries per hundred requests, over time; 0 = never"),
+    Setting("body_max", "1048576", integer(0, 2**40), "largest request body in bytes; past it, 413"),
+    Setting("retries", "2", integer(0, 10), "how often one request may be tried again"),
+    Setting("retry_budget", "20", integer(0, 100), "retries per hundred requests, over time; 0 = never"),
     Setting("replay_safe", "POST /purchases,POST /purchases/*/pay",
             Kind("METHOD /path with * for one segment, with commas between, or none", _routes),
             "routes where a request with an Idempotency-Key may be sent again after it was lost"),

@@ -56,8 +56,8 @@ class Exchange:
         self.head = head
         self.began = proxy.now()
         self.silence_s = proxy.config.response_timeout  # allowed before the answer, then between two pieces of it
-        self._proxy = proxy
         self.key = proxy.farm.key_of(head, client.address)
+        self._proxy = proxy
         self._body: list[bytes] | None = []  # what came of it; None once some of it was let go
 
     # From the client.
@@ -155,7 +155,7 @@ class Exchange:
         self._let_go()
         if self._is_complete:
             self._await_answer()
-        if self.head.method in retry.SAFE_METHODS and asks_to_wait(self.head.values.get(b"prefer", b"")):
+        if self.head.method in retry.SAFE_METHODS and asks_to_wait(self.head.value(b"prefer") or b""):
             self._stand_apart(connection.server)  # a long poll: by its own word no work, but waiting
 
     def unreached(self, server: Server, problem: str) -> None:

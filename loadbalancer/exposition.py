@@ -11,8 +11,8 @@ from loadbalancer.timer import BOUNDS
 OF_BALANCER = (
     ("clients_refused", "Connections past the limit."),
     ("address_refused", "Connections past the limit of their address."),
+    ("queue_refused", "Requests for which to wait for a place would have been in vain."),
     ("queue_late", "Requests that waited for a place in vain."),
-    ("queue_refused", "Requests for which to wait was in vain."),
     ("clients_gone", "Clients that left before their answer was complete."),
     ("unasked", "Idle server connections closed because the server said something."),
     ("spilled", "Requests that did not get the server their key belongs to, for it was full or away."),

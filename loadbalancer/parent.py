@@ -17,11 +17,11 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from loadbalancer import listeners, shared
 from loadbalancer.admin import Admin
-from loadbalancer.config import SETTINGS, Config, ConfigError, Given, gather
+from loadbalancer.changes import Change, Told
+from loadbalancer.config import SETTINGS, Config, ConfigError, gather
 from loadbalancer.control import Control, GoneError
 from loadbalancer.logs import say
 from loadbalancer.report import Report, merged, remembered
@@ -41,19 +41,6 @@ FOR_LIFE = ("host", "port", "ops_port", "admin_socket", "workers")
 
 class FailedError(Exception):
     """The balancer cannot go on, or what it was asked to do cannot be done; the text is for people."""
-
-
-class Told(NamedTuple):
-    """What workers are told: settings as they are written, and what they mean."""
-
-    texts: Mapping[str, str]
-    config: Config
-
-    @classmethod
-    def of(cls, given: list[Given], problems: list[str]) -> "Told":
-        """What `gather` found. Raises ConfigError."""
-        config = Config.of(given, problems)
-        return cls({one.setting.variable: one.text for one in given if one.setting.name != "config"}, config)
 
 
 class Worker:
@@ -87,7 +74,6 @@ class Parent:
         self.told = told
         self.started = time.time()
         self.is_stopping = False
-        self.drained: set[str] = set()  # names of servers, by hand; they outlive workers and reloads
         self.rates: dict[str, float] = {}  # answers per second, by server
         self.reloads = 0
         self._environ = environ
@@ -147,14 +133,13 @@ class Parent:
             for problem in error.problems:
                 say("reload.refused", level=logging.WARNING, problem=problem)
             raise
-        self.drained &= {server.name for server in told.config.servers}
-        await self._roll(told)
+        await self._roll(lambda now: now.again(told))
         self.reloads += 1
         say("reload.done")
 
     async def restart(self) -> None:
         """Replace every worker by a new one with the same settings. Raises FailedError; then nothing has changed."""
-        await self._roll(self.told)
+        await self._roll(lambda now: now)
         say("restart.done")
 
     # What the pages ask.
@@ -177,8 +162,9 @@ class Parent:
     async def reports(self) -> Report:
         """Everything counted, by the workers there are and those there were, as it is now."""
         await self._tell_all("report")
-        living = [worker.report for worker in [*self.retiring, *self.serving] if worker.report is not None]
-        return merged(living, self._ended)
+        serving = [worker.report for worker in self.serving if worker.report]
+        retiring = [worker.report for worker in self.retiring if worker.report]
+        return merged(serving, retiring, self._ended)
 
     def in_hand(self) -> dict[str, dict[str, int]] | None:
         """What the shared memory says that all workers have in hand, by server; None where there is none."""
@@ -186,12 +172,14 @@ class Parent:
             return None
         return {name: self._shared.sum(column)._asdict() for name, column in self._columns.items()}
 
-    async def drain(self, name: str, *, is_draining: bool) -> None:
-        """No more requests for a server, or requests again. Raises KeyError if there is no such server."""
-        if name not in {server.name for server in self.told.config.servers}:
-            raise KeyError(name)
-        (self.drained.add if is_draining else self.drained.discard)(name)
-        await self._tell_all("drain", server=name, is_draining=is_draining)
+    async def change(self, change: Change) -> None:
+        """Do what an operator wants. Raises ConfigError for a wrong value, KeyError for a server that is none."""
+        async with self._changing:
+            told = change.on(self.told)
+            self._find_columns(told)
+            self.told = told
+            say("changed", verb=change.verb, server=change.server, value=change.value)
+            await self._tell_all("change", change=change, maxconn=told.maxconn, columns=self._columns)
 
     # Workers.
 
@@ -209,10 +197,17 @@ class Parent:
 
     async def _start(self, config: Config) -> None:
         async with self._changing:
-            made = await self._make_all(self.told, range(config.workers))
-            await asyncio.gather(*(worker.control.ask("serve", ANSWER_SECONDS) for worker in made))
+            await self._put_to_work(await self._make_all(self.told, range(config.workers)))
+
+    async def _put_to_work(self, made: list[Worker]) -> None:
+        asked = (worker.control.ask("serve", ANSWER_SECONDS) for worker in made)
+        failed = [one for one in await asyncio.gather(*asked, return_exceptions=True) if isinstance(one, BaseException)]
+        if failed or any(worker.child.returncode is not None for worker in made):
             for worker in made:
-                worker.is_serving = True
+                self._retire(worker)  # it may have clients already
+            raise FailedError(f"a new worker ended as soon as it was ready{f': {failed[0]}' if failed else ''}")
+        for worker in made:
+            worker.is_serving = True
 
     async def _make_all(self, told: Told, slots: range) -> list[Worker]:
         self._find_columns(told)
@@ -249,7 +244,8 @@ class Parent:
                 slot=slot,
                 settings=told.texts,
                 sockets=sockets,
-                drained=sorted(self.drained),
+                drained=sorted(told.drained),
+                maxconn=told.maxconn,
                 shared=self._memory,
                 rows=self._rows,
                 row=row,
@@ -266,7 +262,10 @@ class Parent:
         if self._shared is not None:
             for server in told.config.servers:
                 if server.name not in self._columns:
-                    self._columns[server.name] = self._shared.free_column(self._columns.values())
+                    try:
+                        self._columns[server.name] = self._shared.free_column(self._columns.values())
+                    except LookupError as error:
+                        raise FailedError(str(error)) from None
 
     def _on_ended(self, worker: Worker, handle: int) -> None:
         asyncio.get_running_loop().remove_reader(handle)
@@ -300,34 +299,25 @@ class Parent:
                 if self.is_stopping or any(worker.slot == slot for worker in self.serving):
                     return  # a reload was faster
                 try:
-                    [made] = await self._make_all(self.told, range(slot, slot + 1))
-                    await made.control.ask("serve", ANSWER_SECONDS)
-                except (FailedError, GoneError) as error:
+                    await self._put_to_work(await self._make_all(self.told, range(slot, slot + 1)))
+                except FailedError as error:
                     say("worker.failed", level=logging.WARNING, worker=slot, reason=str(error))
                     continue
-                made.is_serving = True
                 return
 
-    async def _roll(self, told: Told) -> None:
+    async def _roll(self, becomes: Callable[[Told], Told]) -> None:
         async with self._rolling:
             # Two generations at a time, or twenty reloads in a row would be twenty of them.
             await asyncio.gather(*(worker.ended.wait() for worker in self.retiring))
             async with self._changing:
                 if self.is_stopping:
                     raise FailedError("the balancer is stopping")
+                told = becomes(self.told)
                 known = {server.name for server in self.told.config.servers}
                 self._columns = {name: column for name, column in self._columns.items() if name in known}
                 old = self.serving
-                made = await self._make_all(told, range(len(self._sockets)))
-                try:
-                    await asyncio.gather(*(worker.control.ask("serve", ANSWER_SECONDS) for worker in made))
-                except GoneError as error:
-                    for worker in made:
-                        self._retire(worker)
-                    raise FailedError(f"a new worker ended: {error}") from None
+                await self._put_to_work(await self._make_all(told, range(len(self._sockets))))
                 self.told = told
-                for worker in made:
-                    worker.is_serving = True
                 for worker in old:
                     self._retire(worker)
 

@@ -4,7 +4,7 @@ Counters only grow: what a worker that has ended had counted is kept by the pare
 killed that is what it told last, a second before.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from loadbalancer.timer import BOUNDS, Timer
@@ -22,8 +22,8 @@ TIMERS = ("connect_seconds", "response_seconds")
 TOTALS = (
     "clients_refused",
     "address_refused",
-    "queue_late",
     "queue_refused",
+    "queue_late",
     "clients_gone",
     "unasked",
     "retry_budget_empty",
@@ -40,8 +40,8 @@ def report(proxy: "Proxy") -> Report:
         "queued": len(proxy.farm.queue),
         "clients_refused": totals.clients_refused,
         "address_refused": totals.address_refused,
-        "queue_late": totals.queue_late,
         "queue_refused": proxy.farm.turned_away,
+        "queue_late": totals.queue_late,
         "clients_gone": totals.clients_gone,
         "unasked": totals.unasked,
         "retry_budget_empty": totals.budget_empty,
@@ -53,10 +53,17 @@ def report(proxy: "Proxy") -> Report:
     }
 
 
-def merged(living: Iterable[Report], ended: Report | None) -> Report:
-    """All of them as one; of ``ended``, which is such a sum itself, the counters alone, and no server that is no more."""
-    reports = [*living]
-    return _merged(reports, ended, dict.fromkeys(name for one in reports for name in one["servers"]))
+def merged(serving: Sequence[Report], retiring: Sequence[Report], ended: Report | None) -> Report:
+    """All of them as one. Servers are those of who is serving, and stand as they see it; of who has ended only counters count."""
+    seen = serving or retiring
+    names = dict.fromkeys(name for one in seen for name in one["servers"])
+    found = _merged([*retiring, *serving], ended, names)
+    for name, server in found["servers"].items():
+        # Each worker checks for itself, and one may have seen what another has not yet.
+        views = [one["servers"][name] for one in seen if name in one["servers"]]
+        server["state"] = " or ".join(sorted({view["state"] for view in views}))
+        server["reason"] = next((view["reason"] for view in views if view["reason"]), "")
+    return found
 
 
 def remembered(ended: Report | None, last: Report) -> Report:
@@ -117,12 +124,8 @@ def _server(server: "Server") -> Report:
 
 def _servers(living: list[Report], ended: Report | None) -> Report:
     everyone = [*living, ended] if ended is not None else living
-    # Each worker checks for itself, and one may have seen what another has not yet.
-    states = sorted({one["state"] for one in living})
     return {
-        **everyone[0],
-        "state": " or ".join(states),
-        "reason": next((one["reason"] for one in living if one["reason"]), ""),
+        **(living[-1] if living else everyone[0]),
         **{name: sum(one[name] for one in living) for name in GAUGES},
         "peak": max(sum(one["peak"] for one in living), ended["peak"] if ended is not None else 0),
         **{name: sum(one[name] for one in everyone) for name in COUNTERS},

@@ -43,6 +43,7 @@ class Server:
         self.is_draining = False  # by hand
         self.is_leaving = False  # taken out of the farm; it finishes what it has
         self.maxconn = config.maxconn  # requests at once, at most, streams apart; 0 = any number
+        self.limit = 0  # of these, this process's part
         self.percent = 100  # of its weight that counts now
         self.share = self.weight * self.percent
         self.pool: Pool[ServerConnection] = Pool(config.pool_size, config.pool_timeout)
@@ -76,7 +77,7 @@ class Server:
             self.cell[0] = self.active
         if self.active > self.peak:  # noqa: PLR1730 - per request, and max() takes three times as long
             self.peak = self.active
-        if self.active == self.maxconn:
+        if self.active == self.limit:
             self._changed()
 
     def begin_stream(self) -> None:
@@ -119,7 +120,7 @@ class Server:
     @property
     def is_full(self) -> bool:
         """Has it as many requests as it may have?"""
-        return 0 < self.maxconn <= self.active
+        return 0 < self.limit <= self.active
 
     @property
     def state(self) -> str:
@@ -135,7 +136,7 @@ class Server:
         self.load -= REQUEST
         if self.cell is not None:
             self.cell[0] = self.active
-        if self.active == self.maxconn - 1:
+        if self.active == self.limit - 1:
             self._changed()
 
     def _heard(self, *, has_changed: bool) -> bool:
@@ -187,12 +188,12 @@ class Farm:
         self._number = number
         self._now = now
         self._sources = [source.partition(":")[2].encode() for source in config.hash]  # '' is the address
-        self.queue: Queue[Waiter] = Queue(config.queue, config.queue_timeout)
+        self.queue: Queue[Waiter] = Queue(-(-config.queue // config.workers), config.queue_timeout)
         self.turned_away = 0  # for want of a place to wait in
         self._leaving: list[Server] = []
         self._open: list[Server] | None = None  # who may be chosen now; None if that is to be found out anew
         self._spilled = 0  # under policies of before
-        self.servers = tuple(Server(address, config, self._changed) for address in config.servers)
+        self.servers = tuple(map(self._made, config.servers))
         self._policy = self._new_policy()
         self._next: Policy | None = None  # once it is prepared
         self._shared: Shared | None = None
@@ -233,13 +234,6 @@ class Farm:
             candidates = [server for server in candidates if server not in tried]
         return self._policy.choose(candidates, key) if candidates else None
 
-    def share(self, shared: Shared, row: int, columns: Mapping[str, int]) -> None:
-        """Tell the other workers what this one has in hand, in ``row``, and go by what all of them have."""
-        self._shared = shared
-        for server in self.servers:
-            self._columns[server] = columns[server.name]
-            server.cell = shared.cell(columns[server.name], row)
-
     def is_any_usable(self, tried: Collection[Server]) -> bool:
         """Is there a server that is not among ``tried`` and could take a request, were it not full?"""
         return any(server.is_usable and server not in tried for server in self.servers)
@@ -256,6 +250,13 @@ class Farm:
             return "every server is full, and too many requests wait already"
         return ""
 
+    def share(self, shared: Shared, row: int, columns: Mapping[str, int]) -> None:
+        """Tell the other workers what this one has in hand, in ``row``, and go by what all of them have."""
+        self._shared = shared
+        self._columns = {server: columns[server.name] for server in self.servers}
+        for server in self.servers:
+            server.cell = shared.cell(columns[server.name], row)
+
     # Changes, which all take effect with the next request.
 
     def add(self, address: Address) -> Server:
@@ -264,7 +265,7 @@ class Farm:
             raise ValueError(f"there is a server {address.name!r}")
         if len(self.servers) >= SERVERS_MAX:
             raise ValueError(f"there are {SERVERS_MAX} servers, which is the most")
-        server = Server(address, self._config, self._changed)
+        server = self._made(address)
         server.health.distrust()
         self._become((*self.servers, server))
         self.joined(server)
@@ -288,8 +289,9 @@ class Farm:
         self._renew()
 
     def set_maxconn(self, server: Server, maxconn: int) -> None:
-        """So many requests at once, 0 for any number. If it has more they are finished, and none is added before."""
+        """So many requests at once, of all processes together, 0 for any number. If it has more they are finished first."""
         server.maxconn = maxconn
+        self._limit(server)
         self._changed()
 
     def set_draining(self, server: Server, *, is_draining: bool) -> None:
@@ -303,6 +305,17 @@ class Farm:
         self._renew()
 
     # Own steps.
+
+    def _made(self, address: Address) -> Server:
+        server = Server(address, self._config, self._changed)
+        self._limit(server)
+        return server
+
+    def _limit(self, server: Server) -> None:
+        # Parts, and not a sum that all read: two workers that read the last free place would both take it. None has nothing.
+        workers = self._config.workers
+        part = server.maxconn // workers + (self._number < server.maxconn % workers)
+        server.limit = max(1, part) if server.maxconn else 0
 
     def _hear(self) -> None:
         assert self._shared is not None

@@ -13,6 +13,7 @@ def stats(merged: Report, rates: Mapping[str, float]) -> dict[str, Any]:
     servers = merged["servers"]
     return {
         "clients": merged["clients"],
+        "queued": merged["queued"],
         "per_second": round(sum(rates.get(name, 0.0) for name in servers), 1),
         **{name: merged[name] for name in (*TOTALS, *TOTALS_BY)},
         "request_seconds": _quantiles(merged["request_seconds"]),

@@ -17,6 +17,7 @@ import sys
 import uvloop
 
 from loadbalancer import logs
+from loadbalancer.changes import Change
 from loadbalancer.client import ClientConnection
 from loadbalancer.config import Config
 from loadbalancer.control import Line, Questions
@@ -42,9 +43,10 @@ class Worker:
         self._config = config = Config.load(hello["settings"])
         self._sockets = [socket.socket(fileno=number) for number in hello["sockets"]]
         loop = asyncio.get_running_loop()
-        farm = Farm(config, later=loop.call_soon, now=loop.time, number=hello["slot"])
-        if hello["shared"] is not None:
-            farm.share(Shared(hello["shared"], hello["rows"]), hello["row"], hello["columns"])
+        farm = Farm(config, later=loop.call_soon, number=hello["slot"], now=loop.time)
+        self._farm, self._row = farm, hello["row"]
+        self._shared = None if hello["shared"] is None else Shared(hello["shared"], hello["rows"])
+        self._follow(hello)
         self._proxy = Proxy(config, farm, Totals(), sys.stdout if config.access_log == "on" else None)
         self._traffic: list[asyncio.Server] = []
         self._ending: asyncio.Task[None] | None = None
@@ -75,8 +77,8 @@ class Worker:
                     self._questions.answer(question)
                 case "report":
                     self._questions.answer(question, report=self._report())
-                case "drain":
-                    self._drain_server(question["server"], is_draining=question["is_draining"])
+                case "change":
+                    self._change(question)
                     self._questions.answer(question)
                 case "stop" | "retire":
                     self._end(question)
@@ -89,12 +91,20 @@ class Worker:
             for made in self._sockets
         ]
 
-    def _drain_server(self, name: str, *, is_draining: bool) -> None:
-        for server in self._proxy.farm.servers:
-            if server.name == name:
-                self._proxy.farm.set_draining(server, is_draining=is_draining)
-                if is_draining:
-                    self._proxy.close_idle(server)
+    def _change(self, question: Line) -> None:
+        Change(*question["change"]).to(self._farm)
+        self._follow(question)
+        for server in self._farm.servers:
+            if server.is_draining:
+                self._proxy.close_idle(server)
+
+    def _follow(self, told: Line) -> None:
+        for server in self._farm.servers:
+            limit = told["maxconn"].get(server.name)
+            if limit is not None:
+                self._farm.set_maxconn(server, limit)
+        if self._shared is not None:
+            self._farm.share(self._shared, self._row, told["columns"])
 
     def _end(self, question: Line | None) -> None:
         if self._ending is None:

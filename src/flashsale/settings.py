@@ -183,7 +183,7 @@ TABLE: tuple[Setting, ...] = (
 
 
 # The balancer has a table of its own; what its launcher must decide nobody else may.
-_LAUNCHERS = frozenset({"host", "port", "ops_port", "servers"})
+_LAUNCHERS = frozenset({"host", "port", "ops_port", "admin_socket", "servers"})
 BALANCER_TABLE = tuple(setting for setting in balancer.TABLE if setting.name not in _LAUNCHERS)
 
 

@@ -198,7 +198,7 @@ def test_the_balancers_file_is_checked_too_and_left_to_the_balancer_to_read(tmp_
     assert wrong.startswith(f"{path}: algorithm is 'random'; allowed: round_robin")
 
 
-@pytest.mark.parametrize("variable", ["LB_HOST", "LB_PORT", "LB_OPS_PORT", "LB_SERVERS"])
+@pytest.mark.parametrize("variable", ["LB_HOST", "LB_PORT", "LB_OPS_PORT", "LB_ADMIN_SOCKET", "LB_SERVERS"])
 def test_what_the_launcher_decides_for_the_balancer_nobody_else_may(variable: str) -> None:
     (problem,) = refused({variable: "1"})
     assert problem.startswith(f"{variable} (environment) is decided by the launcher")

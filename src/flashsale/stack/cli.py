@@ -21,7 +21,7 @@ from flashsale.operate import operations as operate_operations
 from flashsale.operate import purchase as operate_purchase
 from flashsale.operate import sale as operate_sale
 from flashsale.settings import BACKENDS, BALANCER_TABLE, MIXED, REPOSITORY, TABLE, Settings, SettingsError
-from flashsale.stack import backup, bench, checks, doctor, environment, lifecycle, operations
+from flashsale.stack import backup, balancer, bench, checks, doctor, environment, lifecycle, operations
 from flashsale.stack.console import Say, table
 from flashsale.stack.exits import EXIT_CODES_HELP, Exit, StackError
 from flashsale.stack.options import KILLABLE, WORKERS, DemoOptions, SoakOptions
@@ -463,6 +463,19 @@ COMMANDS = (
         "  ./flash purchase restock 3f1c0c6e-0000-8000-8000-000000000001 --reason 'came back whole'",
         lambda parsed, settings, _: operations.run(operate_purchase.run, parsed, settings),
         operate_purchase.options,
+    ),
+    Command(
+        "lb",
+        "the load balancer: show, drain, weight, add, remove, reload, ...",
+        "Shows the balancer of what `up` started, or changes it while it works: no request fails for it. A change lives until\n"
+        "the next reload; a drained server stays drained. Exits with 2 if the name or the value is not one, with 1 if it could\n"
+        "not be done, with 3 if no balancer is there.\n\n"
+        "examples:\n  ./flash lb show\n  ./flash lb drain asyncio_redis-0\n  ./flash lb weight asyncio_redis-1 3\n"
+        "  ./flash lb maxconn asyncio_redis-1 100\n  ./flash lb add spare=127.0.0.1:8090*2\n  ./flash lb algorithm least_connections\n"
+        "  ./flash lb show --socket /run/lb.socket --json",
+        lambda parsed, settings, _: balancer.run(parsed, settings),
+        balancer.options,
+        needs_environment=False,
     ),
     Command(
         "dlq",

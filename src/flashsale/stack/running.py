@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain, count
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from flashsale.contract.wire import WEBHOOK_PATH
@@ -27,14 +28,15 @@ from flashsale.stack.roles import (
     Role,
     roles_of,
 )
-from flashsale.stack.state import Instance, jwt_secret
+from flashsale.stack.state import Instance, admin_socket, jwt_secret
 from flashsale.stack.supervisor import Process, ProcessSpec, Supervisor
 
 OPEN_FILES_WANTED = 65_536  # a server's sockets, and the shoppers' in a demo
 # What a child may see of the caller's environment besides its settings: nothing that could be a secret.
 INHERITED = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "NO_COLOR")
 BALANCER_GRACE_S_MAX = 60.0  # LB_GRACE may be longer, but `down` does not wait for ever
-BALANCER_SPARE_S = 5.0  # for its own end
+BALANCER_SPARE_S = 10.0  # for its workers' own ends
+SOCKET_PATH_CHARS_MAX = 101
 ROLE_READY_WITHIN_S = 60.0  # once every service that it waits for is there
 SERVICE_ORDER = ("postgres", "redis", "rabbitmq")
 # Given per process or per identity below; the rest of the settings is handed on as the user gave it.
@@ -190,7 +192,7 @@ async def running_stack(
             )
             await supervisor.start(
                 *(
-                    _balancer_spec(seat, settings, backend, seats)
+                    _balancer_spec(seat, settings, backend, seats, admin_socket(place, seat.index))
                     for seat, backend in zip(balancers, backends, strict=True)
                 )
             )
@@ -339,7 +341,7 @@ def _grace_s(settings: Settings) -> float:
     return min(float(settings.balancer_text(grace)), BALANCER_GRACE_S_MAX)
 
 
-def _balancer_spec(seat: Seat, settings: Settings, backend: str, seats: Iterable[Seat]) -> ProcessSpec:
+def _balancer_spec(seat: Seat, settings: Settings, backend: str, seats: Iterable[Seat], admin: Path) -> ProcessSpec:
     host = bracketed(connectable(settings.host))
     behind = [other for other in seats if other.role.name in BACKENDS[backend]]
     environment = python_environment(os.environ) | dict(settings.balancer)
@@ -347,6 +349,8 @@ def _balancer_spec(seat: Seat, settings: Settings, backend: str, seats: Iterable
         "LB_HOST": settings.host,
         "LB_PORT": str(seat.port),
         "LB_OPS_PORT": str(seat.ops_port),
+        # The kernel takes no longer path; a balancer without one serves all the same.
+        "LB_ADMIN_SOCKET": str(admin) if len(str(admin)) <= SOCKET_PATH_CHARS_MAX else "",
         "LB_SERVERS": ",".join(f"{other.role.name}-{other.index}={host}:{other.port}" for other in behind),
     }
     return ProcessSpec(

@@ -143,6 +143,11 @@ class Instance:
         return Identity.recalled(row) if row else None
 
 
+def admin_socket(instance: Instance, index: int) -> Path:
+    """Where the instance's balancer of this number is asked to change something."""
+    return instance.directory / f"balancer-{index}.socket"
+
+
 def instances(home: Path) -> list[Instance]:
     """The instances that left something in `home`."""
     return [Instance(home, path.parent.name) for path in sorted(home.glob("*/lock"))]

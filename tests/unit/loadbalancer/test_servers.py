@@ -83,6 +83,16 @@ def test_the_full_get_nothing_and_a_stream_takes_nobodys_place() -> None:
     assert chosen(made) == {"s0", "s1"}
 
 
+def test_a_limit_is_shared_out_among_the_processes_exactly_but_each_may_have_one() -> None:
+    config = Config.load({"LB_SERVERS": "a=h:1", "LB_WORKERS": "4", "LB_MAXCONN": "10"})
+    processes = [Farm(config, number=number) for number in range(4)]
+    assert [made.servers[0].limit for made in processes] == [3, 3, 2, 2]
+    for maxconn, limits in ((8, [2] * 4), (5, [2, 1, 1, 1]), (1, [1] * 4), (0, [0] * 4)):
+        for made in processes:
+            made.set_maxconn(made.servers[0], maxconn)
+        assert [made.servers[0].limit for made in processes] == limits
+
+
 def test_a_limit_below_what_it_has_lets_nothing_in_before_there_is_room() -> None:
     made = farm(1)
     (server,) = made.servers

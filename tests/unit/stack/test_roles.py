@@ -28,6 +28,7 @@ from flashsale.stack.roles import (
 )
 from flashsale.stack.running import (
     SERVICE_ORDER,
+    SOCKET_PATH_CHARS_MAX,
     Seat,
     Urls,
     _balancer_spec,
@@ -37,6 +38,7 @@ from flashsale.stack.running import (
     role_environment,
 )
 from flashsale.stack.services import KINDS, OTHER_ROLES, OWNER_ROLE, READY_WITHIN_S
+from loadbalancer.config import Config, ConfigError
 
 URLS = Urls(
     postgres_superuser="postgresql://postgres:pw-super@127.0.0.1:1/postgres",
@@ -183,10 +185,17 @@ def test_a_backend_needs_its_own_servers_and_what_all_need() -> None:
 def test_a_balancer_is_told_its_servers_and_no_secret_and_has_its_grace(settings: Settings) -> None:
     given = Settings.load({"FLASH_HOME": str(settings.home), "LB_ALGORITHM": "least_connections", "LB_GRACE": "20"})
     seats = [Seat(ROLE_BY_NAME[name], index, 8000 + n, 9000 + n) for n, (name, index) in enumerate(SEATS)]
-    spec = _balancer_spec(Seat(BALANCER, 0, 80, 90), given, "asyncio_redis", seats)
+    spec = _balancer_spec(Seat(BALANCER, 0, 80, 90), given, "asyncio_redis", seats, Path("/run/lb"))
     assert spec.environment["LB_SERVERS"] == "asyncio_redis-0=127.0.0.1:8000,asyncio_redis-1=127.0.0.1:8001"
     assert spec.environment["LB_ALGORITHM"] == "least_connections"
     assert not [name for name in spec.environment if name.startswith("FLASH_")]
+    assert spec.environment["LB_ADMIN_SOCKET"] == "/run/lb"
     assert spec.stop_within_s > 20
     forever = Settings.load({"FLASH_HOME": str(settings.home), "LB_GRACE": "3600"})
-    assert _balancer_spec(Seat(BALANCER, 0, 80, 90), forever, "mixed", seats).stop_within_s < DOWN_WITHIN_S
+    deep = Path("/", "a" * 110)
+    spec = _balancer_spec(Seat(BALANCER, 0, 80, 90), forever, "mixed", seats, deep)
+    assert spec.stop_within_s < DOWN_WITHIN_S
+    assert spec.environment["LB_ADMIN_SOCKET"] == ""  # rather none than no balancer
+    Config.load({**spec.environment, "LB_ADMIN_SOCKET": "/" + "a" * (SOCKET_PATH_CHARS_MAX - 1)})
+    with pytest.raises(ConfigError):
+        Config.load({**spec.environment, "LB_ADMIN_SOCKET": "/" + "a" * SOCKET_PATH_CHARS_MAX})
