@@ -11,10 +11,9 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from flashsale.settings import FOREIGN_PREFIX, PREFIXES, REPOSITORY, Settings
-from flashsale.stack import browser
+from flashsale.stack import programs
 from flashsale.stack.exits import Exit, StackError
 from flashsale.stack.lifecycle import running_urls
 from flashsale.stack.processes import dies_with_us
@@ -76,7 +75,7 @@ def spread(workers: int) -> tuple[str, ...]:
     return ("-n", str(workers), "--no-loadscope-reorder", "--max-worker-restart", "0")
 
 
-def check_environment(environ: Mapping[str, str], urls: Sequence[Urls], chromium: Path) -> dict[str, str]:
+def check_environment(environ: Mapping[str, str], urls: Sequence[Urls], found: Mapping[str, str]) -> dict[str, str]:
     """
     What the checks see: `environ` without the caller's settings, because the tests decide what is set. Of each service
     an address for every worker of pytest's, with spaces between them.
@@ -91,7 +90,7 @@ def check_environment(environ: Mapping[str, str], urls: Sequence[Urls], chromium
         f"{FOREIGN_PREFIX}POSTGRES_URL": " ".join(each.postgres_superuser or each.postgres_owner for each in urls),
         f"{FOREIGN_PREFIX}REDIS_URL": " ".join(each.redis for each in urls),
         f"{FOREIGN_PREFIX}RABBITMQ_URL": " ".join(each.rabbitmq for each in urls),
-        browser.VARIABLE: str(chromium),
+        **found,
     }
 
 
@@ -99,14 +98,14 @@ async def test(settings: Settings, say: Callable[[str], None], arguments: Sequen
     """Run the checks beside private services. Their output goes to stderr if the result is to be JSON."""
     results = []
     count = workers(settings, arguments)
-    chromium = browser.ensure(settings, os.environ, say)
+    found = programs.ensure(programs.PROGRAMS, settings, os.environ, say)
     async with contextlib.AsyncExitStack() as stacks:
         # A worker has services of its own: roles, wake-ups, queues and a broker's alarms are nobody else's.
         urls = []
         for name in ("test", *(f"test{number}" for number in range(2, count + 1))):
             services = running_stack(settings, instance=name, services=SERVICES, roles=(), say=say, fresh=True)
             urls.append((await stacks.enter_async_context(services)).urls)
-        environment = check_environment(os.environ, urls, chromium)
+        environment = check_environment(os.environ, urls, found)
         for check in checks(arguments, count):
             say(f"{check.name} ...")
             begin = time.monotonic()

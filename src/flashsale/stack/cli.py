@@ -399,7 +399,8 @@ COMMANDS = (
         "format, lint, types and all tests, beside private services",
         "Starts a private PostgreSQL, Redis and RabbitMQ for each of pytest's workers, runs ruff, mypy --strict and pytest,\n"
         "stops the services.\n"
-        "The page is tested in Chromium: FLASH_TEST_CHROMIUM, else one on PATH, else, for root, Debian's is installed.\n"
+        "The page is tested in Chromium, and the balancer beside nginx and HAProxy: FLASH_TEST_CHROMIUM, FLASH_TEST_NGINX and\n"
+        "FLASH_TEST_HAPROXY, else those on PATH, else, for root, Debian's are installed.\n"
         "Arguments go to pytest, which then runs alone.\n\n"
         "examples:\n  ./flash test\n  ./flash test tests/unit -k settings\n\n"
         "environment given to the tests: FLASH_TEST_POSTGRES_URL FLASH_TEST_REDIS_URL FLASH_TEST_RABBITMQ_URL, and every\n"

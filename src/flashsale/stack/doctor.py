@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from flashsale.settings import Settings, mask_url
-from flashsale.stack import browser, environment
+from flashsale.stack import environment, programs
 from flashsale.stack.console import table
 from flashsale.stack.exits import Exit
 from flashsale.stack.lifecycle import UP
@@ -71,7 +71,7 @@ def examine(settings: Settings) -> list[Finding]:
         _open_files(),
         _memory(),
         _disk(settings),
-        _chromium(settings),
+        *(_for_tests(program, settings) for program in programs.PROGRAMS),
         _docker(),
     ]
 
@@ -165,14 +165,15 @@ def _disk(settings: Settings) -> Finding:
     return Finding("disk", Health.BAD, found, "export FLASH_HOME=a directory with more room")
 
 
-def _chromium(settings: Settings) -> Finding:
+def _for_tests(program: programs.Program, settings: Settings) -> Finding:
     # never bad: only `test` needs it, and says so itself
-    found = browser.find(os.environ)
+    found = programs.find(program, os.environ)
+    name = program.package
     if found is not None:
-        return Finding("chromium", Health.OK, f"{found}, for `./flash test`")
-    if not os.environ.get(browser.VARIABLE) and may_install(settings):
-        return Finding("chromium", Health.OBTAINABLE, f"Debian packages: {browser.PACKAGE}, for `./flash test`")
-    return Finding("chromium", Health.OPTIONAL, f"not found; `./flash test` needs it: {browser.FIX}")
+        return Finding(name, Health.OK, f"{found}, for `./flash test`")
+    if not os.environ.get(program.variable) and may_install(settings):
+        return Finding(name, Health.OBTAINABLE, f"Debian package: {name}, for `./flash test`")
+    return Finding(name, Health.OPTIONAL, f"not found; `./flash test` needs it: {program.fix}")
 
 
 def _docker() -> Finding:

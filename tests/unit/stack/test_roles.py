@@ -164,7 +164,7 @@ def test_the_tests_see_their_own_settings_and_nobody_elses() -> None:
         "LB_PORT": "1",
         "EDITOR": "ed",
     }
-    environment = check_environment(caller, [URLS], Path("/usr/bin/chromium"))
+    environment = check_environment(caller, [URLS], {"FLASH_TEST_CHROMIUM": "/usr/bin/chromium"})
     assert environment["FLASH_TEST_SEARCH_DEPTH"] == "8"
     assert environment["FLASH_TEST_REDIS_URL"] == URLS.redis
     assert environment["EDITOR"] == "ed"
