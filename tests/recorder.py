@@ -59,7 +59,7 @@ def take(data: bytes) -> tuple[Seen, int] | None:
         raise Malformed(data[:end])
     body: tuple[bytes, int] | None = b"", end
     if codings:
-        if codings != [b"chunked"]:
+        if codings[0].lower() != b"chunked":
             raise Malformed(data[:end])
         body = _chunks(data, end)
     elif lengths:
@@ -121,6 +121,7 @@ class Recorder:
         self.port = 0
         self.streams: list[Stream] = []
         self._server: asyncio.Server | None = None
+        self._open: dict[asyncio.Transport, asyncio.Event] = {}  # each is set when it has ended
 
     async def start(self) -> Self:
         """Listen."""
@@ -130,9 +131,13 @@ class Recorder:
         return self
 
     async def kill(self) -> None:
-        """Listen no more."""
+        """As after kill -9: no listener, every connection broken."""
         if self._server is not None:
             self._server.close()
+        ends = list(self._open.items())
+        for transport, ended in ends:
+            transport.abort()
+            await ended.wait()
 
     def forget(self) -> None:
         """What comes from now on is another trial's; connections go on."""
@@ -161,6 +166,7 @@ class _Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._recorder.streams.append(self._stream)
+        self._recorder._open[transport] = asyncio.Event()
 
     def data_received(self, data: bytes) -> None:
         if not self._stream.data and data.startswith(b"GET /livez "):
@@ -176,6 +182,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - gone is gone
         self._stream.closed = True
+        self._recorder._open.pop(self._transport).set()
 
 
 class Heard(NamedTuple):
@@ -186,11 +193,13 @@ class Heard(NamedTuple):
     body: bytes
 
 
-async def deliver(port: int, pieces: Sequence[bytes], *, leaves: bool = False) -> bytes:
+async def deliver(
+    port: int, pieces: Sequence[bytes], *, leaves: bool = False, patience: float = PATIENCE_SECONDS
+) -> bytes:
     """Send, piece by piece, and hear everything until the other side ends it. ``leaves`` ends our sending after the last."""
     loop = asyncio.get_running_loop()
     heard = b""
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    async with asyncio.timeout(patience):
         with socket.socket() as client:
             client.setblocking(False)
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
