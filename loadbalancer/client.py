@@ -306,7 +306,8 @@ class ClientConnection(asyncio.Protocol):
                 self._proxy.call_soon(self._proceed)
 
     def _proceed(self) -> None:
-        if self._exchange is not None or self._is_stalled or self._transport.is_closing():
+        # A client that was refused meanwhile may have sent what looks like a request behind what was refused.
+        if self._exchange is not None or self._is_stalled or self._is_lingering or self._transport.is_closing():
             return
         if self._reader is not None and self._reader.waiting_bytes:
             self.wait(self._proxy.config.head_timeout)

@@ -1,4 +1,5 @@
-# A client that reads slowly: how long it may wait, and how little of a stream is kept for it.
+# A client that reads slowly: how long it may wait, and how little of a stream is kept for it. One that was refused: the end.
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -22,6 +23,7 @@ class Transport:
 
     def __init__(self) -> None:
         self.unsent_max = -1
+        self.written: list[bytes] = []
 
     def get_extra_info(self, name: str) -> tuple[str, int] | None:
         return ("127.0.0.1", 1) if name == "peername" else None
@@ -32,8 +34,8 @@ class Transport:
     def is_closing(self) -> bool:
         return False
 
-    def write(self, _: bytes) -> None:
-        """Whatever."""
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
 
     def set_write_buffer_limits(self, high: int, low: int = 0) -> None:
         assert low <= high
@@ -42,7 +44,7 @@ class Transport:
     def abort(self) -> None:
         """Nobody looks."""
 
-    pause_reading = resume_reading = abort
+    pause_reading = resume_reading = write_eof = abort
 
 
 @pytest.fixture
@@ -100,3 +102,16 @@ async def test_a_connection_that_carried_a_stream_is_not_used_again(proxy: Proxy
         _, server, _ = asked(proxy)
         server.data_received(CHUNKED % kind + b"0\r\n\r\n")
         assert (proxy.farm.servers[0].take() is server) is is_kept
+
+
+async def test_behind_what_was_refused_nothing_is_read_not_even_what_was_about_to_be(proxy: Proxy) -> None:
+    client, server, transport = asked(proxy)
+    client.data_received(b"GET /next HTTP/1.1\r\nHost: shop\r\nX: ")  # waits for the answer before it
+    server.data_received(
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    )  # its turn comes in the next turn of the loop,
+    client.data_received(b"\0\r\n\r\n" + GET)  # and it is refused in this one
+    await asyncio.sleep(0)
+    assert [said.split(b"\r\n")[0] for said in transport.written] == [b"HTTP/1.1 200 OK", b"HTTP/1.1 400 Bad Request"]
+    assert client._exchange is None
+    assert proxy.farm.servers[0].active == 0
