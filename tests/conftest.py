@@ -19,6 +19,10 @@ __all__ = ["pytest_collection_modifyitems", "pytest_xdist_make_scheduler"]  # ho
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--storm-seconds", type=float, default=6, help="how long tests/contract/test_storm.py storms")
+    parser.addoption(
+        "--fuzz-seconds", type=float, default=4, help="how long tests/failure/test_loadbalancer_fuzz.py goes on"
+    )
+    parser.addoption("--fuzz-seed", type=int, default=1, help="what chance it takes; each case follows from it")
     parser.addoption("--predicates", choices=("sample", "all"), default="sample", help="see tests/mutants.py")
 
 

@@ -17,6 +17,8 @@ from tests.patience import PATIENCE_SECONDS
 from tests.servers import free_port
 
 END = b"GET /end HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n"  # asks a proxy that is still there for the end
+# Behind everything: whoever still waits for a body has it, and whoever does not, has what nobody takes for a request.
+FILLER = bytes(4000) + b"\r\n\r\n"
 ENDED: Request = (b"GET", b"/end", b"")
 PIECES_APART_S = 0.001  # for who is to read them apart; a test that needs them apart would be wrong
 

@@ -13,12 +13,10 @@ from flashsale.stack.processes import dies_with_us
 from tests.attacks import ATTACKS, BODY_MAX, Attack
 from tests.databases import told
 from tests.patience import PATIENCE_SECONDS
-from tests.recorder import END, ENDED, Recorder, answers, deliver
+from tests.recorder import END, ENDED, FILLER, Recorder, answers, deliver
 from tests.servers import free_port
 
 HANGS_S = 1.0  # without a word, where the table says so; everywhere else the whole patience is waited
-# Behind everything: whoever still waits for a body has it, and whoever does not, has what nobody takes for a request.
-FILLER = bytes(4000) + b"\r\n\r\n"
 
 # As people run them: requests go on in HTTP/1.1 on kept connections. What comes after the last byte of a client's must not
 # end its request, or it could not be told when they have said everything.
