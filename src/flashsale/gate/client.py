@@ -6,11 +6,11 @@ Law 1: the gate may only refuse. ``DEBITED`` is no yes; the yes is PostgreSQL's.
 
 import asyncio
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from importlib import resources
 from types import MappingProxyType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 from uuid import UUID
 
 from flashsale.contract.wire import Line
@@ -190,20 +190,46 @@ class Gate:
         await self._link.close()
 
     async def reserve(self, sale: str, rid: UUID, purchase: UUID, buyer: str, lines: Iterable[Line]) -> GateAnswer:
-        """Set the units of one attempt aside, or say why not. All lines must be of ``sale``, each SKU once.
+        """``ask`` for one who waits."""
+        arguments = self._wish(sale, rid.int, purchase.int, buyer, lines)
+        return self._said(sale, await self._link.call("reserve", _key(sale), arguments))
 
-        Never for a marked retry: PostgreSQL answers those.
+    def ask(
+        self,
+        sale: str,
+        rid: int,
+        purchase: int,
+        buyer: str,
+        lines: Iterable[Line],
+        *,
+        hear: Callable[[GateAnswer | GateUnavailable], None],
+    ) -> None:
+        """Set the units of one attempt aside, or say why not. All lines must be of ``sale``, each SKU once; ids are numbers.
+
+        Never for a marked retry: PostgreSQL answers those. ``hear`` is told in a later turn of the loop; nothing waits for it, because
+        a task and a future are a quarter of what a refusal costs. Raises ``GateUnavailable`` when nothing was sent.
         """
-        arguments: list[bytes | str | int] = [
-            self._link.run_id,
-            self._epochs.get(sale, 0),
-            rid.hex,
-            purchase.hex,
-            buyer,
-        ]
-        for sku, quantity in lines:
-            arguments += (sku, quantity)
-        word, epoch = await self._link.call("reserve", _key(sale), arguments)
+        arguments = self._wish(sale, rid, purchase, buyer, lines)
+        self._link.send("reserve", _key(sale), arguments, functools.partial(self._hear, sale, hear))
+
+    def _hear(self, sale: str, hear: Callable[[GateAnswer | GateUnavailable], None], reply: Any) -> None:
+        answer = reply
+        if not isinstance(reply, GateUnavailable):
+            try:
+                answer = self._said(sale, reply)
+            except (LookupError, TypeError, ValueError) as error:  # whoever asked has nobody else to hear from
+                answer = GateUnavailable(f"the gate's answer cannot be read: {error!r}")
+        hear(answer)
+
+    def _wish(self, sale: str, rid: int, purchase: int, buyer: str, lines: Iterable[Line]) -> list[bytes | str | int]:
+        epoch = self._epochs.get(sale, 0)
+        wish: list[bytes | str | int] = [self._link.run_id, epoch, f"{rid:032x}", f"{purchase:032x}", buyer]
+        for line in lines:
+            wish += line
+        return wish
+
+    def _said(self, sale: str, reply: Any) -> GateAnswer:
+        word, epoch = reply
         if epoch > self._epochs.get(sale, 0):
             self._learn(sale, epoch)
         return GateAnswer(_OUTCOMES[word], epoch)

@@ -42,7 +42,7 @@ class GateDamaged(GateUnavailable):
 
 class _Call(NamedTuple):
     deadline: float
-    reply: asyncio.Future[Any]
+    hear: Callable[[Any], None]
 
 
 class Link:
@@ -89,11 +89,28 @@ class Link:
         self._fail("the link was closed")
 
     def call(self, script: str, key: bytes, arguments: Sequence[bytes | str | int]) -> asyncio.Future[Any]:
-        """Queue one script call; all calls of a loop turn leave in one write. The reply has bytes, ints and lists.
+        """``send`` for one who waits: the future has the reply, or raises what it was instead."""
+        reply: asyncio.Future[Any] = self.keeper.get_loop().create_future()
 
-        Raises ``GateUnavailable`` at once when there is no connection or too much is in flight; the future raises it when
-        the reply does not come in time, the connection breaks, or Redis refuses the command, and ``GateDamaged`` when the
-        script fails.
+        def hear(answer: Any) -> None:
+            if reply.done():
+                return  # its caller was cancelled; the reply still had its place in the order
+            if isinstance(answer, GateUnavailable):
+                reply.set_exception(answer)
+            else:
+                reply.set_result(answer)
+
+        self.send(script, key, arguments, hear)
+        return reply
+
+    def send(
+        self, script: str, key: bytes, arguments: Sequence[bytes | str | int], hear: Callable[[Any], None]
+    ) -> None:
+        """Queue one script call; all calls of a loop turn leave in one write. ``hear`` is told the reply, once, in a later turn.
+
+        The reply has bytes, ints and lists, or is a ``GateUnavailable``: it did not come in time, the connection broke, or Redis
+        refused the command; a ``GateDamaged`` when the script failed. Raises ``GateUnavailable`` when nothing is sent, because
+        there is no connection or too much is in flight.
         """
         if not self.run_id:
             raise GateUnavailable("Redis is not connected")
@@ -104,9 +121,7 @@ class Link:
         if not self._unsent:
             loop.call_soon(self._flush)
         self._unsent.append(hiredis.pack_command(("EVALSHA", self._sha[script], 1, key, *arguments)))  # type: ignore[arg-type]
-        reply: asyncio.Future[Any] = loop.create_future()
-        self._in_flight.append(_Call(time.monotonic() + self._deadline_s, reply))
-        return reply
+        self._in_flight.append(_Call(time.monotonic() + self._deadline_s, hear))
 
     async def _keep_connected(self) -> None:
         pause = RECONNECT_SECONDS_FIRST
@@ -173,13 +188,14 @@ class Link:
     def _take(self, answer: Any) -> None:
         if isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOSCRIPT"):
             raise answer  # somebody flushed the scripts: a new connection loads them again
-        reply = self._in_flight.popleft().reply
-        if reply.done():
-            return  # its caller was cancelled; the reply still had its place in the order
-        if isinstance(answer, hiredis.ReplyError):
-            reply.set_exception(_unanswered(answer))
-        else:
-            reply.set_result(answer)
+        self._tell(_unanswered(answer) if isinstance(answer, hiredis.ReplyError) else answer)
+
+    def _tell(self, answer: Any) -> None:
+        try:
+            self._in_flight.popleft().hear(answer)
+        except Exception as error:  # noqa: BLE001 - whoever hears is at fault; the replies behind are other callers'
+            told = {"message": "who heard a reply of the gate failed", "exception": error}
+            self.keeper.get_loop().call_exception_handler(told)
 
     async def _watch(self) -> None:
         # One look at the oldest call instead of a timer per call: all have the same deadline, so none is older.
@@ -193,9 +209,7 @@ class Link:
         self._unsent = []
         self._transport = None
         while self._in_flight:
-            reply = self._in_flight.popleft().reply
-            if not reply.done():
-                reply.set_exception(GateUnavailable(reason))
+            self._tell(GateUnavailable(reason))
 
 
 class _Replies(asyncio.Protocol):

@@ -9,7 +9,7 @@ import pytest
 import uvloop
 
 from flashsale.gate import link as link_module
-from flashsale.gate.client import Gate
+from flashsale.gate.client import Gate, GateAnswer
 from flashsale.gate.link import GateDamaged, GateUnavailable, Link
 from tests.patience import PATIENCE_SECONDS
 
@@ -111,6 +111,42 @@ async def test_a_cancelled_callers_reply_keeps_its_place(redis: FakeRedis, link:
     await until(lambda: redis.reads)
     redis.answer(b"+gone\r\n+stays\r\n")
     assert await stays == b"stays"
+
+
+async def test_one_who_fails_to_hear_a_reply_is_not_in_the_way_of_the_others(redis: FakeRedis, link: Link) -> None:
+    heard: list[object] = []
+    failed: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context["exception"]))
+
+    def fail(answer: object) -> None:
+        heard.append(answer)
+        raise ZeroDivisionError
+
+    for hear in (fail, heard.append):
+        link.send("echo", b"k", ["word"], hear)
+    await until(lambda: redis.reads)
+    redis.answer(b"+1\r\n+2\r\n")
+    await until(lambda: len(heard) == 2)
+    link.send("echo", b"k", ["word"], fail)
+    redis.hang_up()
+    await until(lambda: len(heard) == 3)
+    await until(lambda: link.run_id)
+    assert heard[:2] == [b"1", b"2"]
+    assert isinstance(heard[2], GateUnavailable)
+    assert [type(error) for error in failed] == [ZeroDivisionError] * 2
+
+
+async def test_an_answer_that_nobody_can_read_is_none(redis: FakeRedis) -> None:
+    gate = Gate(Link(redis.url, {"reserve": "return ARGV[1]"}, DEADLINE_SECONDS))
+    await gate._link.open()
+    heard: list[object] = []
+    for _ in range(3):
+        gate.ask("s", 1, 2, "ana", (), hear=heard.append)
+    await until(lambda: redis.reads)
+    redis.answer(b"*2\r\n$4\r\nwhat\r\n:1\r\n+word\r\n*2\r\n$8\r\nsold_out\r\n:1\r\n")
+    await until(lambda: len(heard) == 3)
+    assert [type(answer) for answer in heard] == [GateUnavailable, GateUnavailable, GateAnswer]
+    await gate.close()
 
 
 async def test_an_error_is_its_callers_alone(redis: FakeRedis, link: Link) -> None:
