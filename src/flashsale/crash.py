@@ -20,7 +20,7 @@ POINTS = MappingProxyType(
         "asyncio_redis.debited": "the gate has set an attempt's units aside, and nobody has asked PostgreSQL",
         "asyncio_redis.deciding": "a batch is about to leave for PostgreSQL",
         "asyncio_redis.decided": "PostgreSQL has decided a debited attempt, and neither its shopper nor the gate has heard",
-        "asyncio_redis.answered": "its answer has left by aiohttp, or leaves the lane in this turn, and the gate has not heard",
+        "asyncio_redis.answered": "its answer has left, and the gate has not heard",
         "gevent_rabbit.publishing": "an attempt is about to leave for the queue",
         "gevent_rabbit.confirmed": "the broker has confirmed an attempt, and its shopper has not heard",
         "checkout.taken": "a worker has attempts in hand, and nobody has asked PostgreSQL",

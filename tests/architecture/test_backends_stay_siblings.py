@@ -15,7 +15,7 @@ FILES = sorted(path.name for path in LEFT.glob("*.py"))
 # file → names that only one of the two has
 OWN: dict[str, set[str]] = {
     "app.py": {"Front", "Log", "Gunicorn"},  # a master's child is built by the master
-    "checkout.py": set(),
+    "checkout.py": {"Deciding", "Wish"},  # a greenlet waits where it is, with what it was given
     "dispatch.py": {"QueueUnavailable"},  # the authority's own exception says it on the other side
     "metrics.py": {
         "gate_answers",
@@ -40,8 +40,9 @@ OWN: dict[str, set[str]] = {
 OWN_METHODS: dict[str, set[str]] = {
     "Checkout": {
         "follow",
+        "begin",
         "close",
-    },  # only a queue has attempts to follow; only a gate has debits to settle before the end
+    },  # only a queue has attempts to follow; only a gate has refusals that nothing waits for, and debits to settle before the end
     "Dispatcher": {"is_up"},  # an attribute on the other side
     "_Sink": {"is_gone", "carry"},  # a transport knows that it is closing; a greenlet finds out by writing
     "Routes": {"begin_purchase", "purchase_fields"},  # only a server with a lane has two ways in

@@ -133,8 +133,13 @@ def purchase_path(number: int) -> str:
 
 def attempt_id() -> uuid.UUID:
     """A new rid: a UUIDv7, the millisecond and then random bits. Rids of one moment lie side by side in an index."""
+    return uuid.UUID(int=attempt_number())
+
+
+def attempt_number() -> int:
+    """The same as a number."""
     # drawn without a system call; it need be no secret, and a forked process draws others
-    return uuid.UUID(int=(time.time_ns() // 1_000_000 << 80) | random.getrandbits(80) & _FREE_BITS | _VERSION_7)
+    return (time.time_ns() // 1_000_000 << 80) | random.getrandbits(80) & _FREE_BITS | _VERSION_7
 
 
 def parse_key(value: str | None) -> str:

@@ -9,10 +9,11 @@ and its client's pass through.
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 from flashsale.lane.answer import Answer, encode
+from flashsale.lane.promised import Promised
 from flashsale.lane.sequence import SEQUENCE_FIELD, is_sequence
 from loadbalancer.http1.grammar import HEAD_BYTES_MAX, LINE_BYTES_MAX, Refused
 from loadbalancer.http1.head import RequestHead, ResponseHead, parse_request
@@ -27,14 +28,19 @@ HEAD_END = b"\r\n\r\n"
 
 
 class _Slot:
-    """The place of an answer in the order of questions."""
+    """The place of an answer in the order of questions; holds who promised it."""
 
-    __slots__ = ("answer", "sequence", "task")
+    __slots__ = ("answer", "connection", "promised", "sequence")
 
-    def __init__(self, sequence: str | None) -> None:
+    def __init__(self, connection: "Connection", promised: Promised | None, sequence: str | None) -> None:
+        self.connection = connection
+        self.promised = promised
         self.sequence = sequence
         self.answer: bytes | None = None
-        self.task: asyncio.Task[None] | None = None
+
+    def tell(self, answer: Answer | None) -> None:
+        """Here it is."""
+        self.connection.answered(self, answer)
 
 
 class Connection(asyncio.Protocol):
@@ -109,6 +115,24 @@ class Connection(asyncio.Protocol):
         self._told_blocked = False
         self._advance()
 
+    def answered(self, slot: _Slot, answer: Answer | None) -> None:
+        """Of a slot of this connection; None: it never will be."""
+        slot.promised = None  # which holds the slot: left to the collector, such rings would call it often
+        try:
+            if answer is not None:
+                slot.answer = encode(answer, self._tail(slot.sequence))
+        finally:
+            self._listener.answered(slot)
+            if slot.answer is None and self._transport is not None:
+                self._transport.abort()  # no answer may take this one's place
+        if slot.sequence is not None and slot.answer is not None and slot in self._slots:
+            # Who numbers the requests knows the answers by it: this one need not wait for those in front.
+            self._slots.remove(slot)
+            self._out.append(slot.answer)
+            self._flush_soon()
+        elif self._slots and self._slots[0] is slot:
+            self._flush_soon()
+
     def flush(self) -> None:
         """Write what is answered, in order and at once, then go on with what waits."""
         self._is_due = False
@@ -176,12 +200,12 @@ class Connection(asyncio.Protocol):
     def _take_plain(self, *, is_full: bool) -> bool:
         # All that are plain and whole, until there are enough; but one, when there are too many already.
         unread, listener, at = self._unread, self._listener, 0
-        text, route = unread.decode("latin-1"), listener.route
-        while (head := listener.read(text, at)) is not None:
+        text, route, whole = unread.decode("latin-1"), listener.route, len(unread)
+        while at < whole and (head := listener.read(text, at)) is not None:
             digits, _, _, *values, sequence = head.groups()
             body_from, length = head.end(), int(digits)
             ends = body_from + length
-            if length > route.body_bytes_max or body_from - at > LINE_BYTES_MAX or ends > len(unread):
+            if length > route.body_bytes_max or body_from - at > LINE_BYTES_MAX or ends > whole:
                 break
             at = ends
             if is_full:
@@ -192,8 +216,11 @@ class Connection(asyncio.Protocol):
             if isinstance(begun, Answer):
                 self._told(begun, sequence)
                 continue
-            self._work_on(begun, sequence)
-            if len(self._slots) >= WORKED_ON_MAX or route.is_full(len(listener.working)):
+            slot = _Slot(self, begun, sequence if sequence is not None and is_sequence(sequence) else None)
+            begun.tell = slot.tell
+            listener.working.add(slot)
+            self._slots.append(slot)
+            if at == whole or len(self._slots) >= WORKED_ON_MAX or route.is_full(len(listener.working)):
                 break
         self._unread = unread[at:]
         return at > 0
@@ -231,12 +258,6 @@ class Connection(asyncio.Protocol):
         ends += head.framing.length
         return len(self._unread) >= ends and self._pass(head, ends)
 
-    def _work_on(self, begun: Coroutine[Any, Any, Answer], sequence: str | None) -> None:
-        slot = _Slot(sequence if sequence is not None and is_sequence(sequence) else None)
-        self._listener.working.add(slot)
-        slot.task = self._listener.loop.create_task(self._work(slot, begun))
-        self._slots.append(slot)
-
     def _told(self, answer: Answer, sequence: str | None) -> None:
         # known at once
         if sequence is not None and is_sequence(sequence):
@@ -249,24 +270,9 @@ class Connection(asyncio.Protocol):
         if not self._slots:
             self._out.append(answer)
             return
-        slot = _Slot(None)
+        slot = _Slot(self, None, None)
         slot.answer = answer
         self._slots.append(slot)
-
-    async def _work(self, slot: _Slot, begun: Coroutine[Any, Any, Answer]) -> None:
-        try:
-            answer = slot.answer = encode(await begun, self._tail(slot.sequence))
-        finally:
-            self._listener.answered(slot)
-            if slot.answer is None and self._transport is not None:
-                self._transport.abort()  # no answer may take this one's place
-        if slot.sequence is not None and slot in self._slots:
-            # Who numbers the requests knows the answers by it: this one need not wait for those in front.
-            self._slots.remove(slot)
-            self._out.append(answer)
-            self._flush_soon()
-        elif self._slots and self._slots[0] is slot:
-            self._flush_soon()
 
     def _tail(self, sequence: str | None) -> bytes:
         if sequence is None:
@@ -305,7 +311,7 @@ class Connection(asyncio.Protocol):
         return self._behind
 
     def _read(self, *, more: bool) -> None:
-        if self._transport is None or not self._is_open or more is not self._is_paused:
+        if more is not self._is_paused or self._transport is None or not self._is_open:
             return
         self._is_paused = not more
         if more:

@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from email.utils import formatdate
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from flashsale.lane.answer import Answer
 from flashsale.lane.connection import Connection
 from flashsale.lane.plain import reader, skimmer
+from flashsale.lane.promised import Promised
 from flashsale.lane.sequence import SEQUENCE_FIELD
 
 TICK_SECONDS = 0.25
@@ -21,15 +22,15 @@ LAST_SECONDS = 0.1  # for requests that are on their way when the stop comes
 class Route(NamedTuple):
     """What the lane takes: ``POST path`` with JSON in one piece.
 
-    ``begin`` is given the values of the header fields ``names``, None for one that is not there, and the body. It answers, or says who
-    will; neither raises. ``is_full`` is told how many are worked on: whoever comes then hears ``busy``,
+    ``begin`` is given the values of the header fields ``names``, None for one that is not there, and the body. It answers, or promises
+    to; neither raises. ``is_full`` is told how many are worked on: whoever comes then hears ``busy``,
     nothing that they sent is looked at, and ``shed`` is told how many they were.
     """
 
     path: str
     names: Sequence[str]
     body_bytes_max: int
-    begin: Callable[[Sequence[str | None], bytes], Answer | Coroutine[Any, Any, Answer]]
+    begin: Callable[[Sequence[str | None], bytes], Answer | Promised]
     is_full: Callable[[int], bool]
     busy: Answer
     shed: Callable[[int], None]
@@ -50,7 +51,7 @@ class Listener:
         self.tail = b""  # of every answer
         self.connections: set[Connection] = set()
         self.partial: set[Connection] = set()  # who wait for the rest of a request
-        self.working: set[object] = set()  # what is being answered; keeps its task alive after its client left
+        self.working: set[object] = set()  # what is being answered, also after its client left
         self._server_name = server_name
         self._server: asyncio.Server | None = None
         self._dirty: list[Connection] = []

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 
 import pytest
@@ -17,7 +17,7 @@ from flashsale.authority.client import (
     Decision,
     NeverSent,
 )
-from flashsale.backends.asyncio_redis.checkout import ASKS_PER_SKU_MAX, Checkout, Outcome
+from flashsale.backends.asyncio_redis.checkout import ASKS_PER_SKU_MAX, Checkout, Deciding, Outcome, Wish
 from flashsale.backends.asyncio_redis.dispatch import Dispatcher
 from flashsale.contract import wire
 from flashsale.contract.verdict import Verdict
@@ -47,25 +47,46 @@ class OneSale(Catalog):
 class ScriptedGate(Gate):
     """Answers as scripted; writes down what it is told to settle."""
 
-    def __init__(self, outcome: GateOutcome | Exception) -> None:
+    def __init__(self, outcome: GateOutcome | GateUnavailable) -> None:
         self.outcome = outcome
+        self.is_away = False  # nothing is sent
         self.opens = asyncio.Event()
         self.opens.set()
         self.rids: list[uuid.UUID] = []
         self.settled: list[Settlement] = []
         self.settle_calls = 0
 
-    async def reserve(
-        self, sale: str, rid: uuid.UUID, purchase: uuid.UUID, buyer: str, lines: Iterable[wire.Line]
-    ) -> GateAnswer:
+    def ask(
+        self,
+        sale: str,
+        rid: int,
+        purchase: int,
+        buyer: str,
+        lines: Iterable[wire.Line],
+        *,
+        hear: Callable[[GateAnswer | GateUnavailable], None],
+    ) -> None:
         assert (sale, buyer) == ("s", buyer)
         assert rid != purchase
         assert list(lines)
-        self.rids.append(rid)
+        if self.is_away:
+            raise GateUnavailable
+        self.rids.append(uuid.UUID(int=rid))
+        asyncio.get_running_loop().create_task(self._say(hear)).add_done_callback(asyncio.Task.result)
+
+    async def reserve(
+        self, sale: str, rid: uuid.UUID, purchase: uuid.UUID, buyer: str, lines: Iterable[wire.Line]
+    ) -> GateAnswer:
+        said: asyncio.Future[GateAnswer | GateUnavailable] = asyncio.get_running_loop().create_future()
+        self.ask(sale, rid.int, purchase.int, buyer, lines, hear=said.set_result)
+        answer = await said
+        if isinstance(answer, GateUnavailable):
+            raise answer
+        return answer
+
+    async def _say(self, hear: Callable[[GateAnswer | GateUnavailable], None]) -> None:
         await self.opens.wait()
-        if isinstance(self.outcome, Exception):
-            raise self.outcome
-        return GateAnswer(self.outcome, 7)
+        hear(self.outcome if isinstance(self.outcome, GateUnavailable) else GateAnswer(self.outcome, 7))
 
     async def settle(self, sale: str, settlements: Iterable[Settlement]) -> int:
         assert sale == "s"
@@ -109,7 +130,11 @@ class Counter:
     """A checkout and its surroundings."""
 
     def __init__(
-        self, gate: GateOutcome | Exception, verdict: Verdict | Exception | None = Verdict.HELD, *, asks: bool = False
+        self,
+        gate: GateOutcome | GateUnavailable,
+        verdict: Verdict | Exception | None = Verdict.HELD,
+        *,
+        asks: bool = False,
     ) -> None:
         self.gate = ScriptedGate(gate)
         self.dispatcher = ScriptedDispatcher(verdict)
@@ -121,7 +146,11 @@ class Counter:
 
     async def buy(self, who: str = "ana", cart: wire.Cart = CART, *, retry: bool = False) -> Outcome:
         key = "0123456789abcdef"
-        return await self.checkout.purchase(wire.purchase_id(who, key), who, key, cart, is_retry=retry)
+        said: asyncio.Future[Outcome | Deciding] = asyncio.get_running_loop().create_future()
+        wish = Wish(wire.purchase_number(who, key), who, key, cart)
+        self.checkout.begin(wish, said.set_result, is_retry=retry)
+        outcome = await said
+        return outcome if isinstance(outcome, Outcome) else await outcome
 
     async def settled(self) -> list[bool]:
         await self.checkout.close()
@@ -200,6 +229,15 @@ async def test_a_gate_that_does_not_answer_decides_nothing() -> None:
     assert counter.dispatcher.asked == []
 
 
+async def test_a_gate_that_is_not_there_decides_nothing_and_keeps_nobody() -> None:
+    counter = Counter(GateOutcome.DEBITED)
+    counter.gate.is_away = True
+    assert (await counter.buy()).verdict is Verdict.TRY_LATER
+    assert (counter.dispatcher.asked, counter.gate.rids) == ([], [])
+    counter.gate.is_away = False
+    assert (await counter.buy()).verdict is Verdict.HELD
+
+
 async def test_a_gate_that_does_not_answer_is_asked_around_under_another_rid_if_so_told() -> None:
     counter = Counter(GateUnavailable(), Verdict.HELD, asks=True)
     assert (await counter.buy()).verdict is Verdict.HELD
@@ -222,6 +260,10 @@ async def test_a_refusal_of_the_gate_is_the_answer(outcome: GateOutcome) -> None
     heard = await counter.buy()
     assert (heard.verdict.value, bool(heard.detail)) == (outcome.value, True)
     assert counter.dispatcher.asked == []
+    assert counter.checkout._bound.working == 0
+    counter.gate.outcome = GateOutcome.DEBITED
+    assert (await counter.buy()).verdict is Verdict.HELD, "nothing is left of the flight that was refused"
+    assert counter.checkout._bound.working == 0
 
 
 async def test_a_marked_retry_is_never_answered_by_a_copy() -> None:
@@ -273,7 +315,7 @@ async def test_another_body_waits_for_the_first_and_is_an_attempt_of_its_own() -
     ],
 )
 async def test_asks_are_bounded_per_sku_and_made_up_ones_together(
-    cart: wire.Cart, gate: GateOutcome | Exception
+    cart: wire.Cart, gate: GateOutcome | GateUnavailable
 ) -> None:
     counter = Counter(gate, Verdict.SOLD_OUT, asks=True)
     counter.dispatcher.answers.clear()

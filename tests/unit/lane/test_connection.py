@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
@@ -13,6 +13,7 @@ from flashsale.lane import connection as connection_module
 from flashsale.lane.answer import Answer
 from flashsale.lane.connection import UNREAD_BYTES_MAX, WORKED_ON_MAX, Connection
 from flashsale.lane.listener import LAST_SECONDS, PARTIAL_TICKS, Listener, Route
+from flashsale.lane.promised import Promised
 from loadbalancer.http1.grammar import LINE_BYTES_MAX
 
 NAMES = ("Idempotency-Key",)
@@ -100,7 +101,7 @@ class World:
 
     def __init__(self) -> None:
         self.begun: list[str] = []
-        self.open: dict[str, asyncio.Future[Answer]] = {}
+        self.open: dict[str, Promised] = {}
         self.behinds: list[Behind] = []
         self.limit = 1_000
         busy = Answer(503, {"Retry-After": "1"}, b"busy")
@@ -118,17 +119,14 @@ class World:
     def count(self, shed: int) -> None:
         self.shed += shed
 
-    def begin(self, values: Sequence[str | None], body: bytes) -> Answer | Coroutine[Any, Any, Answer]:
+    def begin(self, values: Sequence[str | None], body: bytes) -> Answer | Promised:
         (key,) = values
         assert key is not None
         self.begun.append(f"{key} {body.decode()}")
         if key.startswith("now"):
             return Answer(409, {"A": "b"}, key.encode())
-        self.open[key] = asyncio.get_running_loop().create_future()
-        return self.wait(key)
-
-    async def wait(self, key: str) -> Answer:
-        return await self.open[key]
+        self.open[key] = Promised()
+        return self.open[key]
 
     def make_behind(self) -> Behind:
         self.behinds.append(Behind())
@@ -140,7 +138,7 @@ class World:
 
     async def tell(self, *keys: str) -> None:
         for key in keys:
-            self.open[key].set_result(Answer(201, {}, key.encode()))
+            self.open[key].tell(Answer(201, {}, key.encode()))
         await turns()
 
     def ticks(self, count: int) -> None:
@@ -501,15 +499,39 @@ async def test_it_closes_the_connection_when_it_is(world: World) -> None:
 async def test_an_answer_that_does_not_come_about_resets_the_connection(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    world.hear(purchase("a") + purchase("b"))
+    monkeypatch.setattr(connection_module, "encode", _broken)
+    with pytest.raises(ZeroDivisionError):
+        await world.tell("a")
+    assert world.wire.closed == "aborted"
+    assert len(world.listener.working) == 1
+
+
+async def test_a_task_that_ends_without_an_answer_resets_the_connection(world: World) -> None:
     problems: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
     world.hear(purchase("a") + purchase("b"))
-    monkeypatch.setattr(connection_module, "encode", _broken)
-    await world.tell("a")
-    assert world.wire.closed == "aborted"
+    world.open["a"].come_from(_fails())
+    await turns()
+    assert (world.wire.closed, len(world.listener.working)) == ("aborted", 1)
     await world.tell("b")
-    del world
+    assert world.wire.writes == []
     assert not problems or "never retrieved" in problems[0]["message"]
+
+
+async def test_a_promise_is_kept_for_one_who_waits_as_for_the_lane() -> None:
+    promised, broken, left = Promised(), Promised(), Promised()
+    waiting = [asyncio.create_task(one.answer()) for one in (promised, broken, left)]
+    await turns()
+    waiting[2].cancel()
+    promised.tell(Answer(201, {}, b""))
+    broken.tell(None)
+    left.tell(Answer(201, {}, b""))
+    assert await waiting[0] == Answer(201, {}, b"")
+    with pytest.raises(RuntimeError):
+        await waiting[1]
+    with pytest.raises(asyncio.CancelledError):
+        await waiting[2]
 
 
 async def test_a_connection_that_ended_and_has_not_said_so_hears_nothing_more(world: World) -> None:
@@ -583,7 +605,7 @@ def test_a_stop_answers_what_came_while_the_loop_was_busy() -> None:
         address = world.listener._server.sockets[0].getsockname()
         with socket.create_connection(address, 60) as busy, socket.create_connection(address, 60) as client:
 
-            def begin(values: Sequence[str | None], body: bytes) -> Answer | Coroutine[Any, Any, Answer]:
+            def begin(values: Sequence[str | None], body: bytes) -> Answer | Promised:
                 if values == ["now-busy"]:
                     client.sendall(purchase("now"))
                     time.sleep(2 * LAST_SECONDS)
@@ -637,6 +659,10 @@ async def test_the_idle_are_let_go_and_the_busy_are_not(world: World, monkeypatc
     await turns()
     world.ticks(10)
     assert world.wire.closed == "closed"
+
+
+async def _fails() -> Answer:
+    raise ZeroDivisionError
 
 
 def _broken(*_: object) -> bytes:

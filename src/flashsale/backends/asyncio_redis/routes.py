@@ -4,14 +4,13 @@ import asyncio
 import functools
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
 from aiohttp import web
 
 from flashsale.authority.client import Authority, AuthorityUnavailable
-from flashsale.backends.asyncio_redis.checkout import Checkout, Outcome
+from flashsale.backends.asyncio_redis.checkout import Checkout, Deciding, Outcome, Wish
 from flashsale.backends.asyncio_redis.stream import Stream
 from flashsale.backends.asyncio_redis.watch import Watch
 from flashsale.contract import wire
@@ -19,6 +18,7 @@ from flashsale.contract.lifecycle import State
 from flashsale.contract.verdict import ANSWERS, DETAILS, Verdict
 from flashsale.identity import Identify
 from flashsale.lane.answer import Answer
+from flashsale.lane.promised import Promised
 from flashsale.queued.receipt import Receipt, Receipts
 from flashsale.stream import wire as stream_wire
 from flashsale.stream.hub import Standing
@@ -80,15 +80,15 @@ class Routes:
         wire.parse_retry(request.headers.get(wire.RETRY_HEADER))
         body = await _read_json(request)
         begun = self.begin_purchase([request.headers.get(name) for name in self.purchase_fields], body)
-        return _response(begun if isinstance(begun, Answer) else await begun)
+        return _response(begun if isinstance(begun, Answer) else await begun.answer())
 
     @property
     def purchase_fields(self) -> Sequence[str]:
         """What an attempt is read from, besides its body; every other header field says nothing to it."""
         return wire.KEY_HEADER, wire.RETRY_HEADER, wire.RECEIPT_HEADER, self._identify.field
 
-    def begin_purchase(self, values: Sequence[str | None], body: bytes) -> Answer | Coroutine[Any, Any, Answer]:
-        """The answer to an attempt, or what will come to it; neither raises. For both ways in: aiohttp's and the lane.
+    def begin_purchase(self, values: Sequence[str | None], body: bytes) -> Answer | Promised:
+        """The answer to an attempt, or the promise of one. For both ways in: aiohttp's and the lane.
 
         ``values``: of ``purchase_fields``.
         """
@@ -104,7 +104,16 @@ class Routes:
             return _failed(error, wire.PURCHASES_PATH)
         if receipt is None and not is_retry and (refused := self._checkout.refuse(number, cart)) is not None:
             return _answer(refused, wire.purchase_path(number))
-        return self._purchase(uuid.UUID(int=number), buyer, key, cart, is_retry=is_retry, receipt=receipt)
+        promised = Promised()
+        wish = Wish(number, buyer, key, cart)
+        self._checkout.begin(wish, functools.partial(self._hear, promised, wish), is_retry=is_retry, receipt=receipt)
+        return promised
+
+    def _hear(self, promised: Promised, wish: Wish, said: Outcome | Deciding) -> None:
+        if isinstance(said, Outcome):
+            promised.tell(_answer(said, wire.purchase_path(wish.number)))
+        else:
+            promised.come_from(self._decided(said, wish))
 
     def _read_receipt(self, text: str, buyer: str, purchase: uuid.UUID, cart: wire.Cart) -> Receipt:
         receipt = self._receipts.read(text, buyer, purchase, time.time())
@@ -112,14 +121,12 @@ class Routes:
             raise wire.Refusal(Verdict.MALFORMED, f"the {wire.RECEIPT_HEADER} is of another cart")
         return receipt
 
-    async def _purchase(
-        self, purchase: uuid.UUID, buyer: str, key: str, cart: wire.Cart, *, is_retry: bool, receipt: Receipt | None
-    ) -> Answer:
+    async def _decided(self, deciding: Deciding, wish: Wish) -> Answer:
         try:
-            outcome = await self._checkout.purchase(purchase, buyer, key, cart, is_retry=is_retry, receipt=receipt)
-            if cart.pay_now is not None and outcome.purchase is not None:
-                outcome = outcome._replace(purchase=await self._pay_now(outcome.purchase, buyer, key, cart.pay_now))
-            return _answer(outcome, wire.purchase_path(purchase.int))
+            outcome, method = await deciding, wish.cart.pay_now
+            if method is not None and outcome.purchase is not None:
+                outcome = outcome._replace(purchase=await self._pay_now(outcome.purchase, wish.buyer, wish.key, method))
+            return _answer(outcome, wire.purchase_path(wish.number))
         except Exception as error:  # noqa: BLE001 - as above
             return _failed(error, wire.PURCHASES_PATH)
 
