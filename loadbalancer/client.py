@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 from loadbalancer import answers
 from loadbalancer.answers import Problem
 from loadbalancer.exchange import Exchange
-from loadbalancer.http1.forward import forwarded
+from loadbalancer.http1.forward import Sender
 from loadbalancer.http1.grammar import Refused
 from loadbalancer.http1.head import RequestHead
 from loadbalancer.http1.plain import plain_request
@@ -40,11 +40,13 @@ class ClientConnection(asyncio.Protocol):
         "address",
         "deadline",
         "forwarded",
+        "sender",
         "will_close",
     )
 
     def __init__(self, proxy: "Proxy") -> None:
         self.address = b""
+        self.sender: Sender  # once it is known
         self.forwarded = b""  # what all its requests say last
         self.deadline = inf
         self.will_close = False  # after the answer being given
@@ -71,7 +73,8 @@ class ClientConnection(asyncio.Protocol):
             self._transport.abort()
             return
         self.address = str(peer[0]).encode()
-        self.forwarded = forwarded(self.address)
+        self.sender = proxy.sender(self.address)
+        self.forwarded = self.sender.lines
         self.wait(proxy.config.head_timeout)
         if not proxy.neighbours.enter(peer[0]):
             proxy.totals.address_refused += 1
@@ -264,6 +267,7 @@ class ClientConnection(asyncio.Protocol):
         try:
             while (event := reader.read()) is not None:
                 if isinstance(event, RequestHead):
+                    self._proxy.refuse_loop(event)
                     exchange = self._exchange = Exchange(self._proxy, self, event)
                     self._is_receiving = True
                 elif exchange is None or self._exchange is not exchange:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 PREFIX = "LB_"
 SERVERS_MAX = 64
 FILE = "LB_CONFIG"
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 FILE_BYTES_MAX = 64 * 1024
 ALGORITHMS = ("round_robin", "least_connections", "consistent_hash", "power_of_two")
 
@@ -154,6 +155,10 @@ def _hash_sources(text: str) -> tuple[str, ...]:
     return sources
 
 
+def _networks(text: str) -> tuple[Network, ...]:
+    return () if text == "none" else tuple(ipaddress.ip_network(part.strip()) for part in text.split(","))
+
+
 def _routes(text: str) -> tuple[tuple[str, str], ...]:
     if text == "none":
         return ()
@@ -225,6 +230,9 @@ TABLE: tuple[Setting, ...] = (
     Setting("link", "none",
             Kind("METHOD /path with * for one segment, with commas between, or none; each of them in LB_REPLAY_SAFE too", _routes),
             "routes whose answers are quick and small: their requests share a few connections to a server that repeats Link-Sequence"),
+    Setting("trusted", "none", Kind("networks such as 10.0.0.0/8 or ::1, with commas between, or none", _networks),
+            "proxies in front: their X-Forwarded-For, -Proto and -Host are passed on with their own address added, and their X-Request-Id is kept; everybody else's is replaced"),
+    Setting("via", "", _matching(r"[A-Za-z0-9._-]{1,64}", "1 to 64 of A-Z a-z 0-9 . _ -"), "its name in Via, by which it refuses (508) what it has had before; empty = one made up at each start"),
     Setting("grace", "15", _seconds(0, 3600), "after SIGTERM, requests being answered have so long"),
     Setting("access_log", "off", ON_OFF, "a JSON line per request on standard output"),
 )  # fmt: skip
@@ -271,6 +279,8 @@ class Config:
     retry_budget: int
     replay_safe: tuple[tuple[str, str], ...]
     link: tuple[tuple[str, str], ...]
+    trusted: tuple[Network, ...]
+    via: str
     grace: float
     access_log: str
 

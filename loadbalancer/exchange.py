@@ -39,6 +39,7 @@ class Exchange:
     body_bytes = 0  # that came of the request's body
     tried: tuple[Server, ...] = ()  # in vain
     number = 0  # on the link that it is out on
+    request_id = b""  # once it was sent
     _connection: ServerConnection | None = None
     _link: Link | None = None
     _was_reused = False
@@ -141,7 +142,7 @@ class Exchange:
         head = self.head
         connection.begin(self, head.method)
         assert self._body is not None
-        parts = [forward.request(head, connection.server.authority, self.client.forwarded, is_resent=self._was_sent)]
+        parts = [forward.request(head, connection.server.authority, self._last(), is_resent=self._was_sent)]
         if head.is_chunked:
             parts += map(forward.chunk, self._body)
             if self._is_complete:
@@ -301,7 +302,7 @@ class Exchange:
         self._link = link
         self._was_reused = self._was_sent = True
         self._sent_at = now
-        self.number = link.send(self, head.lines, b"".join((self.client.forwarded, *(self._body or ()))))
+        self.number = link.send(self, head.lines, b"".join((self._last(), *(self._body or ()))))
         self.client.wait(self.silence_s)
         return True
 
@@ -348,6 +349,16 @@ class Exchange:
         return (
             b"idempotency-key" in self.head.values and (self.head.method, self.head.target) in self._proxy.replay_safe
         )
+
+    def _last(self) -> bytes:
+        # The id is made once: what is sent again is the same request.
+        sender, head = self.client.sender, self.head
+        if sender.is_trusted and isinstance(head, RequestHead):
+            self.request_id = self.request_id or forward.request_id(head) or self._proxy.next_id()
+            return forward.last(sender.lines_of(head), self.request_id)
+        if not self.request_id:
+            self.request_id = self._proxy.next_id()
+        return forward.last(self.client.forwarded, self.request_id)
 
     def _await_answer(self) -> None:
         if not self.status:

@@ -24,6 +24,7 @@ from loadbalancer.changes import Change, Told
 from loadbalancer.config import SETTINGS, Config, ConfigError, gather
 from loadbalancer.control import Control, GoneError
 from loadbalancer.logs import say
+from loadbalancer.proxy import made_up_name
 from loadbalancer.report import Report, merged, remembered
 from loadbalancer.shared import Shared
 
@@ -77,6 +78,7 @@ class Parent:
         self.rates: dict[str, float] = {}  # answers per second, by server
         self.reloads = 0
         self._environ = environ
+        self._via = made_up_name()  # one for all workers, of now and later
         self._sockets: list[list[socket.socket]] = []
         # One worker need not tell itself what it has in hand.
         self._rows = GENERATIONS * told.config.workers
@@ -242,7 +244,7 @@ class Parent:
                 "work",
                 READY_SECONDS,
                 slot=slot,
-                settings=told.texts,
+                settings={**told.texts, SETTINGS["via"].variable: told.config.via or self._via},
                 sockets=sockets,
                 drained=sorted(told.drained),
                 maxconn=told.maxconn,

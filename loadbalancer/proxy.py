@@ -5,15 +5,21 @@ quarter of a second compares with the clock; a timer per request would cost more
 """
 
 import asyncio
+import ipaddress
+import itertools
 import json
 import logging
 import os
 import random
+import secrets
 import time
 from typing import TYPE_CHECKING, TextIO
 
 from loadbalancer.config import Config
 from loadbalancer.exchange import Exchange
+from loadbalancer.http1.forward import Sender
+from loadbalancer.http1.grammar import Refused
+from loadbalancer.http1.head import RequestHead
 from loadbalancer.logs import say
 from loadbalancer.metrics import Totals
 from loadbalancer.neighbours import Neighbours
@@ -28,6 +34,11 @@ if TYPE_CHECKING:
 SWEEP_SECONDS = 0.25
 
 
+def made_up_name() -> str:
+    """For Via: two balancers with one name, one behind the other, would take each other's requests for their own."""
+    return f"loadbalancer-{secrets.token_hex(4)}"
+
+
 class Proxy:
     """What all connections of this process share."""
 
@@ -38,6 +49,10 @@ class Proxy:
         self.budget = Budget(config.retry_budget / 100)
         self.replay_safe = ReplaySafe(config.replay_safe)
         self.linked = ReplaySafe(config.link)
+        self._via = (config.via or made_up_name()).encode()
+        self._proto = b"http"
+        self._ids_begin = f"{secrets.token_hex(6)}-".encode()
+        self._ids = itertools.count(1)
         self.is_draining = False
         self._is_retiring = False
         self.is_empty = asyncio.Event()  # set once nobody is left to answer
@@ -81,9 +96,29 @@ class Proxy:
             "path": exchange.head.target.partition(b"?")[0].decode(),  # a query may carry a secret
             "status": status,
             "server": exchange.served_by,
+            "request_id": exchange.request_id.decode(),
             "ms": round(seconds * 1000, 2),
         }
         self._log(json.dumps(line) + "\n")
+
+    def sender(self, address: bytes) -> Sender:
+        """What is known of a client at this address."""
+        is_trusted = False
+        if self.config.trusted:
+            where = ipaddress.ip_address(address.decode().partition("%")[0])
+            where = getattr(where, "ipv4_mapped", None) or where
+            is_trusted = any(where in network for network in self.config.trusted)
+        return Sender(address, self._proto, self._via, is_trusted)
+
+    def next_id(self) -> bytes:
+        """A name for a request: this process's own, and a number. Chance for each would be a system call for each."""
+        return b"%b%x" % (self._ids_begin, next(self._ids))
+
+    def refuse_loop(self, head: RequestHead) -> None:
+        """Raises Refused if this balancer had the request before: it would come again and again."""
+        via = head.values.get(b"via")
+        if via is not None and self._via in via:
+            raise Refused(508, "this request has been here before")
 
     def leave(self, client: "ClientConnection") -> None:
         """A client's connection has ended."""

@@ -1,9 +1,11 @@
 """Heads as they leave: framing written anew, fields of the other connection left behind."""
 
+import re
+from typing import NamedTuple
+
 from loadbalancer.http1.head import NO_BODY, UNTIL_CLOSE, Field, RequestHead, ResponseHead
 from loadbalancer.http1.plain import PlainRequest
 
-VIA = b"1.1 loadbalancer"
 LAST_CHUNK = b"0\r\n\r\n"
 
 # Link-Sequence numbers the requests on one connection to a server: a stranger's would be taken for the balancer's own.
@@ -11,18 +13,52 @@ HOP_BY_HOP = frozenset(
     b"connection keep-alive te trailer transfer-encoding content-length upgrade link-sequence".split()
 )
 # Written by us or by nobody: a client that says from where it comes is not believed.
-REPLACED = HOP_BY_HOP | {b"host", b"expect", b"forwarded", b"x-real-ip", b"http2-settings"}
+REPLACED = HOP_BY_HOP | {b"host", b"expect", b"forwarded", b"x-real-ip", b"x-request-id", b"http2-settings"}
+_is_request_id = re.compile(rb"[A-Za-z0-9._+/=@:-]{8,128}").fullmatch
 
 
-def forwarded(client: bytes) -> bytes:
-    """What every request of the client at the address ``client`` says last, and the end of its head."""
-    return b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: http\r\nVia: %b\r\n\r\n" % (client, VIA)
+class Sender(NamedTuple):
+    """What is known of a client, for all its requests."""
+
+    address: bytes
+    proto: bytes  # http or https
+    via: bytes  # this balancer's own name, by which it knows a request that it had before
+    is_trusted: bool  # a proxy of ours: what it says of its clients is believed
+
+    @property
+    def lines(self) -> bytes:
+        """What those requests say last that say nothing of where they come from."""
+        return b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nVia: 1.1 %b\r\n" % (self.address, self.proto, self.via)
+
+    def lines_of(self, head: RequestHead) -> bytes:
+        """What this request says last: of a proxy of ours its own words, and its address behind those before it."""
+        said = head.values
+        before = said.get(b"x-forwarded-for")
+        host = said.get(b"x-forwarded-host")
+        return b"X-Forwarded-For: %b%b\r\nX-Forwarded-Proto: %b\r\n%bVia: 1.1 %b\r\n" % (
+            before + b", " if before else b"",
+            self.address,
+            said.get(b"x-forwarded-proto") or self.proto,
+            b"X-Forwarded-Host: %b\r\n" % host if host else b"",
+            self.via,
+        )
 
 
-def request(head: RequestHead | PlainRequest, authority: bytes, last: bytes, *, is_resent: bool) -> bytes:
-    """The head to send to the server at ``authority``; ``last`` is made by ``forwarded``."""
+def request_id(head: RequestHead) -> bytes:
+    """The id that a proxy of ours gave it, if it is one."""
+    said = head.values.get(b"x-request-id", b"")
+    return said if _is_request_id(said) else b""
+
+
+def last(lines: bytes, number: bytes) -> bytes:
+    """The end of a request's head: ``lines`` of its sender, and the id it is known by."""
+    return b"%bX-Request-Id: %b\r\n\r\n" % (lines, number)
+
+
+def request(head: RequestHead | PlainRequest, authority: bytes, end: bytes, *, is_resent: bool) -> bytes:
+    """The head to send to the server at ``authority``; ``end`` is made by ``last``."""
     if isinstance(head, PlainRequest) and not is_resent:
-        return head.lines + last
+        return head.lines + end
     parts = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (head.method, head.target, head.host or authority)]
     for lower, name, value in head.fields:
         if lower in REPLACED or lower in head.nominated or lower.startswith((b"x-forwarded-", b"proxy-")):
@@ -36,7 +72,7 @@ def request(head: RequestHead | PlainRequest, authority: bytes, last: bytes, *, 
         parts.append(b"Expect: 100-continue\r\n")
     if is_resent and b"retry-attempt" not in head.values:  # a client that counts its own says more
         parts.append(b"Retry-Attempt: 1\r\n")
-    parts.append(last)
+    parts.append(end)
     return b"".join(parts)
 
 

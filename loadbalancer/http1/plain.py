@@ -23,9 +23,10 @@ _BOTH = (
     rb"|[Tt](?!(?i:e|railer|ransfer-encoding):)|[Uu](?!(?i:pgrade):)"
 )
 _IN_REQUEST = (
-    rb"(?:[!#$%&'*+\-.^`|~0-9AaBbDdGgIiJjMmNnOoQqRrSsVvWwYyZz]|"
+    rb"(?:[!#$%&'*+\-.^`|~0-9AaBbDdGgIiJjMmNnOoQqRrSsWwYyZz]|"
     + _BOTH
-    + rb"|[Ee](?!(?i:xpect):)|[Ff](?!(?i:orwarded):)|[Hh](?!(?i:ost|ttp2-settings):)|[Xx](?!(?i:-forwarded-|-real-ip:)))"
+    + rb"|[Ee](?!(?i:xpect):)|[Ff](?!(?i:orwarded):)|[Hh](?!(?i:ost|ttp2-settings):)|[Vv](?!(?i:ia):)"
+    + rb"|[Xx](?!(?i:-forwarded-|-real-ip:|-request-id:)))"
     + _NAME_REST
 )
 _IN_RESPONSE = rb"(?:[!#$%&'*+\-.^`|~0-9AaBbDdEeFfGgHhIiJjMmNnOoQqRrSsVvWwXxYyZz]|" + _BOTH + rb")" + _NAME_REST

@@ -8,7 +8,7 @@ from tests.balanced import PROBLEM, Balancer, balanced
 from tests.recorder import END, ENDED, Recorder, answers, deliver
 
 BALANCER = {"LB_BODY_MAX": str(BODY_MAX), "LB_CHECK_INTERVAL": "3600", "LB_POOL_TIMEOUT": "3600"}
-OURS = {b"host", b"content-length", b"transfer-encoding", b"expect", b"via", b"x-forwarded-for", b"x-forwarded-proto"}
+OURS = set(b"host content-length transfer-encoding expect via x-forwarded-for x-forwarded-proto x-request-id".split())
 CLIENTS = {b"x", b"e", b"a", b"b", b"c", b"x-foo"}  # fields of the table's that are no matter of the connection
 SEED = 41
 SPLITS = 3  # of each attack; of the generated ones, one

@@ -61,6 +61,53 @@ async def test_the_access_log_has_a_line_per_request_and_no_secret() -> None:
         assert b"secret" not in raw
 
 
+# What a server is told of where a request comes from.
+
+
+async def test_a_request_has_an_id_of_its_own_which_the_log_knows() -> None:
+    server = Upstream("a")
+    async with balanced(server, LB_ACCESS_LOG="on") as balancer:
+        client = await balancer.client()
+        said = (
+            GET[:-2]
+            + b"X-Request-Id: mine-1234\r\nTraceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n\r\n"
+        )
+        for data in (GET, GET, said):
+            await client.ask(data)
+        ids = [request.fields["x-request-id"] for request in server.requests]
+        assert len({*ids}) == 3
+        assert "mine-1234" not in ids  # a stranger's
+        # Passed on as it came: a parent of our own, whose span nobody is told, would cut the trace in two.
+        assert server.requests[2].fields["traceparent"].endswith("-00f067aa0ba902b7-01")
+        assert balancer.child.stdout
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            logged = [json.loads(await balancer.child.stdout.readline())["request_id"] for _ in range(3)]
+        assert logged == ids
+
+
+async def test_a_trusted_proxy_is_believed() -> None:
+    server = Upstream("a")
+    async with balanced(server, LB_TRUSTED="10.0.0.0/8,127.0.0.0/8") as balancer:
+        said = b"X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\nX-Request-Id: mine-1234\r\n\r\n"
+        await balancer.ask(GET[:-2] + said)
+        fields = server.requests[0].fields
+        assert (fields["x-forwarded-for"], fields["x-forwarded-proto"]) == ("192.0.2.1, 127.0.0.1", "https")
+        assert fields["x-request-id"] == "mine-1234"
+
+
+async def test_a_balancer_refuses_what_it_has_had_before_and_not_what_another_had() -> None:
+    server = Upstream("a")
+    async with balanced(server, LB_WORKERS="2") as balancer:
+        await balancer.ask(GET)
+        own = server.requests[0].fields["via"].removeprefix("1.1 ")
+        other = "1.1 loadbalancer-00000000"
+        assert (await balancer.ask(GET[:-2] + f"Via: {other}\r\n\r\n".encode())).status == 200
+        assert server.requests[1].fields["via"] == f"{other}, 1.1 {own}"
+        for _ in range(4):  # whichever worker it comes to
+            assert (await balancer.ask(GET[:-2] + f"Via: {other}, 1.1 {own}\r\n\r\n".encode())).status == 508
+        assert len(server.requests) == 2
+
+
 async def test_a_log_that_nobody_reads_any_more_stops_nothing() -> None:
     async with balanced(Upstream("a"), LB_ACCESS_LOG="on") as balancer:
         balancer.child._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]

@@ -3,13 +3,16 @@ from loadbalancer.http1 import forward
 from loadbalancer.http1.head import RequestHead, ResponseHead
 from loadbalancer.http1.reader import RequestReader, ResponseReader
 
+SENDER = forward.Sender(b"192.0.2.7", b"http", b"lb-1", is_trusted=False)
 
-def request(data: bytes, *, is_resent: bool = False) -> list[bytes]:
+
+def request(data: bytes, *, is_resent: bool = False, is_trusted: bool = False) -> list[bytes]:
     reader = RequestReader(1000)
     reader.feed(data)
     head = reader.read()
     assert isinstance(head, RequestHead)
-    return lines(forward.request(head, b"10.0.0.1:80", forward.forwarded(b"192.0.2.7"), is_resent=is_resent))
+    said = SENDER.lines_of(head) if is_trusted else SENDER.lines
+    return lines(forward.request(head, b"10.0.0.1:80", forward.last(said, b"id-1"), is_resent=is_resent))
 
 
 def response(data: bytes, *, method: bytes = b"GET", to_minor: int = 1, closes: bool = False) -> list[bytes]:
@@ -25,7 +28,7 @@ def lines(head: bytes) -> list[bytes]:
     return head[:-4].split(b"\r\n")
 
 
-OURS = [b"X-Forwarded-For: 192.0.2.7", b"X-Forwarded-Proto: http", b"Via: 1.1 loadbalancer"]
+OURS = [b"X-Forwarded-For: 192.0.2.7", b"X-Forwarded-Proto: http", b"Via: 1.1 lb-1", b"X-Request-Id: id-1"]
 
 
 def test_a_request_goes_on_as_it_was_understood() -> None:
@@ -51,9 +54,37 @@ def test_fields_of_the_clients_connection_stay_behind() -> None:
 def test_a_client_does_not_say_where_it_comes_from() -> None:
     told = request(
         b"GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 1.1.1.1\r\nX-Forwarded-Host: a\r\nForwarded: for=b\r\n"
-        b"X-Real-IP: c\r\nX_Forwarded_For: d\r\nVia: 1.1 e\r\n\r\n"
+        b"X-Real-IP: c\r\nX_Forwarded_For: d\r\nX-Request-Id: e-1234567\r\nVia: 1.1 e\r\n\r\n"
     )
     assert told == [b"GET / HTTP/1.1", b"Host: h", b"Via: 1.1 e", *OURS]
+
+
+def test_a_proxy_of_ours_is_believed_and_stands_in_the_chain_itself() -> None:
+    said = b"X-Forwarded-For: 1.1.1.1, 2.2.2.2\r\nx-forwarded-proto: https\r\nX-Forwarded-Host: shop\r\nX-Forwarded-Port: 1\r\n"
+    assert request(b"GET / HTTP/1.1\r\nHost: h\r\n" + said + b"\r\n", is_trusted=True) == [
+        b"GET / HTTP/1.1",
+        b"Host: h",
+        b"X-Forwarded-For: 1.1.1.1, 2.2.2.2, 192.0.2.7",
+        b"X-Forwarded-Proto: https",
+        b"X-Forwarded-Host: shop",
+        *OURS[2:],
+    ]
+    assert request(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", is_trusted=True) == [b"GET / HTTP/1.1", b"Host: h", *OURS]
+
+
+def test_an_id_is_kept_if_it_is_one() -> None:
+    for said, kept in (
+        (b"e-1234567", b"e-1234567"),
+        (b"short", b""),
+        (b"a" * 129, b""),
+        (b"12345678, 87654321", b""),
+        (b"", b""),
+    ):
+        reader = RequestReader(1000)
+        reader.feed(b"GET / HTTP/1.1\r\nHost: h\r\nX-Request-ID: " + said + b"\r\n\r\n")
+        head = reader.read()
+        assert isinstance(head, RequestHead)
+        assert forward.request_id(head) == kept
 
 
 def test_the_number_of_a_request_on_a_link_is_nobodys_but_the_links() -> None:

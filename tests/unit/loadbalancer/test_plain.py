@@ -10,7 +10,7 @@ from loadbalancer.http1.plain import PlainRequest, closing, plain_answer, plain_
 from loadbalancer.http1.reader import END, RequestReader, ResponseReader
 
 BODY_MAX = 1000
-LAST = forward.forwarded(b"192.0.2.7")
+LAST = forward.last(forward.Sender(b"192.0.2.7", b"http", b"lb-1", is_trusted=False).lines, b"id-1")
 BROWSER = (
     b"POST /purchases?x=1 HTTP/1.1\r\nHost: shop.example:8000\r\nUser-Agent: Mozilla/5.0 (X11)\r\nAccept: */*\r\n"
     b"Accept-Encoding: gzip, br\r\nContent-Type: application/json\r\nContent-Length: 2\r\nOrigin: http://shop.example\r\n"
