@@ -238,6 +238,7 @@ LIMITS: list[Attack] = [
     *_refused(33, "a head one byte larger", 431, _head_of(HEAD_MAX + 1) + SMUGGLED),
     _passes(33, "a hundred fields", get(*[b"X: y"] * (FIELDS_MAX - 1)), PLAIN),
     *_refused(33, "a hundred and one fields", 431, get(*[b"X: y"] * FIELDS_MAX) + SMUGGLED),
+    *_refused(33, "a hundred and one fields, and no end", 431, get(*[b"X: y"] * FIELDS_MAX)[:-2]),
     *_refused(33, "ten thousand fields", 431, get(*[b"X: y"] * 10_000) + SMUGGLED),
     *_refused(33, "a value of 300 KB", 431, get(b"X: " + b"a" * 300_000) + SMUGGLED),
     *_refused(33, "a line one byte too long", 431, get(b"X: " + b"a" * (LINE_MAX - 4)) + SMUGGLED),

@@ -200,7 +200,6 @@ async def deliver(
 ) -> bytes:
     """Send, piece by piece, and hear everything until the other side ends it. ``leaves`` ends our sending after the last."""
     loop = asyncio.get_running_loop()
-    heard = b""
     async with asyncio.timeout(patience):
         with socket.socket() as client:
             client.setblocking(False)
@@ -215,11 +214,17 @@ async def deliver(
                     client.shutdown(socket.SHUT_WR)
             except OSError:
                 pass  # it has said why
-            try:
-                while data := await loop.sock_recv(client, 65_536):
-                    heard += data
-            except ConnectionResetError:
-                pass  # bytes of ours were left unread
+            return await hear(client)
+
+
+async def hear(client: socket.socket) -> bytes:
+    """Everything until the other side ends it, in good order or not: a StreamReader forgets what came before a reset."""
+    heard = b""
+    try:
+        while data := await asyncio.get_running_loop().sock_recv(client, 65_536):
+            heard += data
+    except OSError:
+        pass  # bytes of ours were left unread
     return heard
 
 

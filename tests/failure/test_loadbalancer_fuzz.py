@@ -24,7 +24,10 @@ async def try_out(pieces: Sequence[bytes], balancer: Balancer, server: Recorder)
     passed = server.requests
     assert passed == allowed[: len(passed)], "a server saw what a strict reader would not take"
     assert [stream.malformed for stream in server.streams if stream.malformed is not None] == []
-    heard, rest = answers(said, [method for method, _, _ in passed])
+    methods = [method for method, _, _ in passed]
+    heard, rest = answers(said, methods)
+    if rest:  # what is refused may have been a HEAD, and then so is the refusal
+        heard, rest = answers(said, [*methods, b"HEAD"])
     assert rest == b""
     words = [b"" if method == b"HEAD" else method + b" " + target for method, target, _ in passed]
     good = heard[: len(passed)]
