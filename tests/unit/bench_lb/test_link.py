@@ -1,5 +1,9 @@
 """What the part about links makes of what it saw."""
 
+from collections.abc import Mapping
+
+import pytest
+
 from benchmarks.backend.load import Seen
 from benchmarks.lb import link
 from benchmarks.lb.balancers import HAPROXY, OURS
@@ -32,3 +36,23 @@ def test_without_haproxy_there_is_nothing_to_be_compared_with() -> None:
     said = link.section(link.Found(loads, {cell: [1.0] for cell in loads}, 0, []), link.QUICK)
     assert not said.bars
     assert said.rows[0][5] == ""
+
+
+@pytest.mark.parametrize(
+    ("what", "answers", "refusals", "told", "wrong"),
+    [
+        (link.SOLD, 90, 90, {"sold_out": 100}, False),  # ten were under way at the end
+        (link.SOLD, 90, 90, {"sold_out": 99, "held": 1}, True),
+        (link.SOLD, 90, 90, {"sold_out": 80}, True),  # ten were the balancer's
+        (link.SOLD, 0, 0, {}, True),
+        (link.MIXED, 90, 81, {"sold_out": 80, "held": 10, "try_later": 2}, False),
+        (link.MIXED, 90, 85, {"sold_out": 80, "held": 10}, True),
+        (link.MIXED, 90, 81, {"sold_out": 81, "held": 10, "malformed": 1}, True),
+    ],
+)
+def test_what_nobody_should_hear_ends_the_run(
+    what: str, answers: int, refusals: int, told: Mapping[str, int], *, wrong: bool
+) -> None:
+    one = seen(10.0, 15.0, 5.0)._replace(answers=answers, refusals=refusals)
+    assert link.is_unexpected(one, told, what) is wrong
+    assert link.is_unexpected(one._replace(broken=1), told, what)
