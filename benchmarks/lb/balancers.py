@@ -72,15 +72,16 @@ class Balancer(NamedTuple):
     ops_port: int
 
 
-def ours(name: str, settings: Mapping[str, str] | None = None) -> Contestant:
-    """Our balancer with its defaults, but for ``settings``."""
+def ours(name: str, settings: Mapping[str, str] | None = None, *, by_path: bool = False) -> Contestant:
+    """Our balancer with its defaults, but for ``settings``; ``by_path``: over Unix-domain sockets to the upstream."""
 
     def prepare(given: Given) -> Start:
+        where = f"unix:{given.upstream.path}" if by_path else f"127.0.0.1:{given.upstream.port}"
         environment = {name: given.environment[name] for name in ("PATH", "PYTHONPATH") if name in given.environment}
         environment |= {
             "LB_PORT": str(given.port),
             "LB_OPS_PORT": str(given.ops_port),
-            "LB_SERVERS": f"upstream=127.0.0.1:{given.upstream.port}",
+            "LB_SERVERS": f"upstream={where}",
             **(settings or {}),
         }
         return Start((sys.executable, "-m", "loadbalancer"), environment)
@@ -147,7 +148,7 @@ def _nginx(given: Given) -> Start:
 
 OURS = ours("ours")
 HAPROXY, NGINX = Contestant("HAProxy", _haproxy), Contestant("nginx", _nginx)
-# What Unix-domain sockets towards the servers are worth is told by who has them.
+OURS_UNIX = ours("ours, Unix sockets", by_path=True)
 HAPROXY_UNIX = Contestant("HAProxy, Unix sockets", lambda given: _haproxy(given, f"unix@{given.upstream.path}"))
 
 

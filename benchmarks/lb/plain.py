@@ -10,13 +10,24 @@ from benchmarks.backend.cores import stopped
 from benchmarks.backend.load import Seen
 from benchmarks.backend.report import Bar, Section, at_least, middle, ratios
 from benchmarks.lb import balancers, loop, peers, wants
-from benchmarks.lb.balancers import ANSWER_BYTES, HAPROXY, HAPROXY_UNIX, NGINX, OURS, Balancer, Contestant, Upstream
+from benchmarks.lb.balancers import (
+    ANSWER_BYTES,
+    HAPROXY,
+    HAPROXY_UNIX,
+    NGINX,
+    OURS,
+    OURS_UNIX,
+    Balancer,
+    Contestant,
+    Upstream,
+)
 from benchmarks.lb.field import Field
 from benchmarks.lb.picture import Panel, draw
 from benchmarks.lb.report import HEADER, Cell, Loads, compared, cpu, p99s, raw, row, with_pictures
 
 DIRECT = "none: the upstream alone"
-MOST = {HAPROXY.name: {"cpu": 1.5, "p99": 1.5}}
+MOST = {name: {"cpu": 1.5, "p99": 1.5} for name in (HAPROXY.name, HAPROXY_UNIX.name)}
+BESIDE = {HAPROXY_UNIX.name: OURS_UNIX}  # which of ours stands beside whom; beside all others, the plain one
 PYTHON_TIMES = 5.0  # what a request costs the others in Python, of what it costs ours
 
 
@@ -35,9 +46,8 @@ FULL, QUICK = Effort(5, 4, 2, (wants.POST, wants.GET)), Effort(1, 1, 0, (wants.P
 async def measure(field: Field, effort: Effort) -> Section:
     """Everybody in every round. Raises ``RuntimeError`` at an answer that was not asked for."""
     contestants, left_out = balancers.find(field)
-    if {HAPROXY, NGINX} <= {*contestants}:  # the latter is the upstream that listens on one
-        contestants.append(HAPROXY_UNIX)
-    seen = await against(field, effort, [*contestants, *peers.find(field.home, field.say)])
+    everybody = [*contestants, *by_path(contestants), *peers.find(field.home, field.say)]
+    seen = await against(field, effort, everybody)
     paths = draw(
         "What a request costs a balancer that is alone on its core",
         [
@@ -51,6 +61,12 @@ async def measure(field: Field, effort: Effort) -> Section:
         field.pictures.with_name(f"{field.pictures.name}-plain"),
     )
     return with_pictures(section(seen, effort, left_out), paths)
+
+
+def by_path(contestants: Sequence[Contestant]) -> list[Contestant]:
+    """Those of them that reach the upstream over Unix-domain sockets as well, if it is nginx, which listens on one. Pure."""
+    local = {OURS: OURS_UNIX, HAPROXY: HAPROXY_UNIX}
+    return [local[one] for one in contestants if one in local] if NGINX in contestants else []
 
 
 def drawn(cell: Cell, method: str) -> bool:
@@ -110,12 +126,12 @@ def section(seen: Loads, effort: Effort, left_out: Sequence[str]) -> Section:
     """The table, the bars, and every round. Pure."""
     rows, bars = [], list[Bar]()
     for cell, loads in seen.items():
-        mine = seen[cell._replace(balancer=OURS.name)]
+        mine = seen[cell._replace(balancer=BESIDE.get(cell.balancer, OURS).name)]
         is_peer = cell.balancer not in {OURS.name, DIRECT}
         rows.append(row(cell, loads, mine if is_peer else None))
-        bars += compared(f"plain pool, {cell.what}", mine, cell.balancer, loads, MOST.get(cell.balancer, {}))
+        bars += compared(f"plain, {cell.what}", mine, cell.balancer, loads, MOST.get(cell.balancer, {}))
         if cell.balancer in {peers.TUNED, peers.PROXY_PY}:
-            what = f"plain pool, {cell.what}: CPU of {cell.balancer}, times ours"
+            what = f"plain, {cell.what}: CPU of {cell.balancer}, times ours"
             bars.append(
                 at_least(PYTHON_TIMES, ratios(cpu(loads), cpu(mine)), what, f"ours {middle(cpu(mine)):,.1f} us")
             )

@@ -37,7 +37,7 @@ def is_told(section: Section) -> bool:
 
 async def test_a_request_goes_through_everybody(field: Field) -> None:
     contestants, left_out = balancers.find(field)
-    everybody = [*contestants, PEER]
+    everybody = [*contestants, *plain.by_path(contestants), PEER]
     effort = plain.Effort(1, 1, 0, (wants.POST, wants.GET))
     seen = await plain.against(field, effort, everybody)
     names = [plain.DIRECT, *(one.name for one in everybody)]
@@ -48,6 +48,7 @@ async def test_a_request_goes_through_everybody(field: Field) -> None:
     said = plain.section(seen, effort, left_out)
     assert is_told(said)
     assert len(left_out) == 3 - len(contestants)
+    assert plain.by_path(contestants) or left_out
 
 
 async def test_without_wrk_and_nginx_client_and_upstream_are_ours(

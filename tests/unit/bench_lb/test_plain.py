@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.backend.load import Seen
 from benchmarks.lb import peers, plain, wants
-from benchmarks.lb.balancers import HAPROXY, NGINX, OURS
+from benchmarks.lb.balancers import HAPROXY, HAPROXY_UNIX, NGINX, OURS, OURS_UNIX
 from benchmarks.lb.report import Cell
 from loadbalancer.http1.reader import END, RequestReader
 
@@ -51,3 +51,16 @@ def test_ratios_are_taken_within_a_round_and_each_bar_has_its_peer() -> None:
     assert (cpu.is_met, p99.is_met, python.is_met) == (False, False, True)
     assert said.notes[-1] == "nobody is left out"
     assert [len(cell["rounds"]) for cell in said.raw["cells"]] == [2] * len(loads)
+
+
+def test_who_has_a_socket_of_the_file_system_stands_beside_who_has_one() -> None:
+    loads = {
+        Cell(wants.POST, OURS.name): [seen(40_000, 20.0, 3.0)],
+        Cell(wants.POST, OURS_UNIX.name): [seen(40_000, 15.0, 2.0)],
+        Cell(wants.POST, HAPROXY_UNIX.name): [seen(60_000, 10.0, 1.0)],
+    }
+    said = plain.section(loads, plain.QUICK, [])
+    assert [round(bar.found, 6) for bar in said.bars] == [1.5, 2.0]
+    assert plain.by_path([OURS, HAPROXY, NGINX]) == [OURS_UNIX, HAPROXY_UNIX]
+    assert plain.by_path([OURS, NGINX]) == [OURS_UNIX]
+    assert plain.by_path([OURS, HAPROXY]) == []
