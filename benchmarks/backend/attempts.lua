@@ -1,21 +1,21 @@
 -- wrk's requests: each a purchase attempt of its own, with a key that nobody has used. One JSON line on stdout at the end.
 --
 --   arguments  request line without its version, prefix of the keys, file of bodies, one a line, and a file of identities:
---              "Buyer-Id: ..." or "Authorization: ...", one a line. Both are taken in turn. Without the latter every attempt
---              is a buyer's own.
+--              "Buyer-Id: ..." or "Authorization: ...", one a line. Both are taken in turn. Without the latter (or with "")
+--              every attempt is a buyer's own. And a text of header lines, each with its end, which every attempt has too.
 --
 -- The request is put together from strings: wrk.format walks a table per request, which costs more than all the rest.
 
 local heads, tails, identities, count, sent = {}, {}, {}, 0, 0
 
 function init(arguments)
-  local line, prefix, bodies, names = arguments[1], arguments[2], arguments[3], arguments[4]
+  local line, prefix, bodies, names, more = arguments[1], arguments[2], arguments[3], arguments[4], arguments[5] or ''
   for body in io.lines(bodies) do
     heads[#heads + 1] = line .. ' HTTP/1.1\r\nHost: ' .. wrk.host .. ':' .. wrk.port
-      .. '\r\nContent-Type: application/json\r\nContent-Length: ' .. #body .. '\r\nIdempotency-Key: ' .. prefix
+      .. '\r\n' .. more .. 'Content-Type: application/json\r\nContent-Length: ' .. #body .. '\r\nIdempotency-Key: ' .. prefix
     tails[#tails + 1] = '\r\n\r\n' .. body
   end
-  if names then
+  if names and names ~= '' then
     for line in io.lines(names) do
       identities[#identities + 1] = '\r\n' .. line
     end

@@ -17,11 +17,12 @@ class Attempts(NamedTuple):
     identities: Path | None
     prefix: str  # ten digits follow, which make it a key
     line: str = f"POST {wire.PURCHASES_PATH}"  # of the request, without the version
+    more: str = ""  # header lines, each with its end, which every attempt has too
 
     def requests(self, host: str, more: str = "") -> Callable[[int], bytes]:
         """From a number to the request with that number. ``more``: header lines, each with its end, from our generator alone."""
         heads = [
-            f"{self.line} HTTP/1.1\r\nHost: {host}\r\nContent-Type: {wire.JSON_TYPE}\r\n{more}"
+            f"{self.line} HTTP/1.1\r\nHost: {host}\r\n{self.more}Content-Type: {wire.JSON_TYPE}\r\n{more}"
             f"Content-Length: {len(body)}\r\n{wire.KEY_HEADER}: {self.prefix}"
             for body in self.bodies
         ]

@@ -127,8 +127,8 @@ async def _by_wrk(url: str, attempts: Attempts, seconds: int, connections: int, 
     with tempfile.NamedTemporaryFile("w", encoding="ascii", suffix=".bodies") as bodies:
         bodies.writelines(f"{body}\n" for body in attempts.bodies)
         bodies.flush()
-        identities = [str(attempts.identities)] if attempts.identities else []
-        script = [str(SCRIPT), attempts.line, attempts.prefix, bodies.name, *identities]
+        identities = str(attempts.identities or "")
+        script = [str(SCRIPT), attempts.line, attempts.prefix, bodies.name, identities, attempts.more]
         return await wrk(url, seconds, connections, script, ends)
 
 

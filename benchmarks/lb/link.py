@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 from benchmarks.backend import field as backend
 from benchmarks.backend import fsync, load, refusals
-from benchmarks.backend.attempts import Names
+from benchmarks.backend.attempts import Attempts, Names
 from benchmarks.backend.cores import stopped
 from benchmarks.backend.field import OFF, SOLD_OUT, wish
 from benchmarks.backend.load import SERVER, Seen
 from benchmarks.backend.report import Bar, Section, at_most, cpu_words, middle, rates, ratios, span, spread
 from benchmarks.backend.servers import Server, tally, verdicts
 from benchmarks.backend.shop import PLENTY, Shop
-from benchmarks.lb import balancers
+from benchmarks.lb import balancers, wants
 from benchmarks.lb.balancers import HAPROXY, OURS, Balancer, Upstream, ours
 from benchmarks.lb.field import Field
 from benchmarks.lb.picture import Panel, draw
@@ -147,7 +147,7 @@ async def _load(
         before, linked = await verdicts(server), await _on_links(balancer)
         one = await load.send(
             f"http://127.0.0.1:{balancer.port}",
-            behind.attempts(OFF, *bodies),
+            attempts(behind.attempts(OFF, *bodies)),
             seconds,
             watched,
             connections=scenario.connections,
@@ -156,6 +156,11 @@ async def _load(
     if is_unexpected(one, told, scenario.told):
         raise RuntimeError(f"{balancer.contestant.name}, {scenario}: unexpected answers, {dict(told)}, {one}")
     return one, told, min(linked / one.answers, 1.0)  # what is under way at the end is no answer yet
+
+
+def attempts(bare: Attempts) -> Attempts:
+    """As a browser sends them. Pure."""
+    return bare._replace(more="".join(f"{line}\r\n" for line in wants.BROWSERS))
 
 
 def is_unexpected(one: Seen, told: Mapping[str, int], what: str) -> bool:
@@ -212,7 +217,8 @@ def section(found: Found, effort: Effort) -> Section:
         rows,
         [
             (
-                f"Link: {effort.rounds} rounds of {effort.seconds} s, each everybody's turn, before one and the same backend; auth off."
+                f"Link: {effort.rounds} rounds of {effort.seconds} s, each everybody's turn, before one and the same backend; auth off,"
+                f" {wants.FIELDS} request fields."
                 " CPU US is balancer and backend together, per answer. What is sold out is known to the backend, which asks nobody;"
                 f" an accepted purchase is committed before its answer. {found.later:,} attempts were told try_later."
             ),

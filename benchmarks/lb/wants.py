@@ -5,15 +5,13 @@ from pathlib import Path
 
 POST, GET = "POST", "GET"
 BODY = json.dumps({"items": [{"sku": "bench-one", "quantity": 1}], "pay_now": "card"}, separators=(",", ":"))
-_BOTH = (
-    "Host: shop.example",
+BROWSERS = (  # of any request of theirs
     "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36",
     "Accept: application/json",
     "Accept-Encoding: gzip, deflate, br",
     "Accept-Language: en-GB,en;q=0.9,nl;q=0.8",
     "Referer: https://shop.example/sales/bench",
     "Cookie: session=b1946ac92492d2347c6235b4d2611184; seen=1",
-    "Buyer-Id: buyer-0000000001",
     "DNT: 1",
 )
 _OF = {
@@ -26,7 +24,8 @@ FIELDS = 12
 
 def request(method: str, base: str = "") -> bytes:
     """One whole request, of a path or (with ``base``) of a URL."""
-    lines = [f"{method} {base}{_TARGETS[method]} HTTP/1.1", *_BOTH, *_OF[method], "", BODY if method == POST else ""]
+    own = ("Host: shop.example", *BROWSERS, "Buyer-Id: buyer-0000000001", *_OF[method])
+    lines = [f"{method} {base}{_TARGETS[method]} HTTP/1.1", *own, "", BODY if method == POST else ""]
     return "\r\n".join(lines).encode()
 
 

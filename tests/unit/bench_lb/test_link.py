@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 import pytest
 
+from benchmarks.backend.attempts import Attempts
 from benchmarks.backend.load import Seen
-from benchmarks.lb import link
+from benchmarks.lb import link, wants
 from benchmarks.lb.balancers import HAPROXY, OURS
 from benchmarks.lb.report import Cell
 
@@ -36,6 +37,11 @@ def test_without_haproxy_there_is_nothing_to_be_compared_with() -> None:
     said = link.section(link.Found(loads, {cell: [1.0] for cell in loads}, 0, []), link.QUICK)
     assert not said.bars
     assert said.rows[0][5] == ""
+
+
+def test_an_attempt_has_as_many_fields_as_any_other_request() -> None:
+    head, _, _ = link.attempts(Attempts(["{}"], None, "key-")).requests("shop.example")(1).partition(b"\r\n\r\n")
+    assert len(head.split(b"\r\n")) - 1 == wants.FIELDS
 
 
 @pytest.mark.parametrize(
