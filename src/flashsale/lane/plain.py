@@ -5,10 +5,10 @@ one of them is no plain request and is read in full.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from loadbalancer.http1.grammar import FIELD_LINE, FIELDS_MAX, LINE_BYTES_MAX, TOKEN, match_request, split_fields
+from loadbalancer.http1.grammar import FIELD_LINE, FIELDS_MAX, LINE_BYTES_MAX, match_request, split_fields
 
 JSON = b"application/json"
 # Each changes how a message is framed, what follows it, or what its body is.
@@ -18,10 +18,13 @@ TELLING = frozenset(
 LENGTH_DIGITS_MAX = 9
 
 
-# A field that neither frames the request nor is repeated in its answer.
-_OTHER_FIELD = (
-    rb"(?!(?i:content-length|link-sequence|%b):)" % b"|".join(sorted(TELLING - {b"content-encoding"})) + FIELD_LINE
-)
+def _other_than(names: Iterable[bytes]) -> bytes:
+    # A field line that has none of these names, nor one that poses as one: who stands behind may read '_' as '-'.
+    return rb"(?!(?i:%b):)" % b"|".join(sorted(names)).replace(b"-", b"[-_]") + FIELD_LINE
+
+
+# What neither frames the request nor is repeated in its answer.
+_OTHER_FIELD = _other_than({b"content-length", b"link-sequence", *TELLING} - {b"content-encoding"})
 _LENGTH_FIELD = rb"(?i:content-length):[ \t]*+([1-9][0-9]{0,%d}+)[ \t]*+\r\n" % (LENGTH_DIGITS_MAX - 1)
 
 
@@ -40,9 +43,8 @@ def reader(line: bytes, names: Sequence[str]) -> Callable[[str, int], re.Match[s
 
     Group 1 is the length of its JSON body, in digits; from group 4 on are the values of ``names``, None for a field that is not there.
     One expression judges the head and takes it apart, in a third of the time of ``read_plain`` and of looking for the fields in what
-    that finds. A field that counts stands once, and all is ASCII: what else there is aiohttp reads.
+    that finds. A field that counts stands once and is ASCII; any other head aiohttp reads.
     """
-    token, value = TOKEN.decode(), r"[\t\x20-\x7e]"
     trimmed = r"[\x21-\x7e]*+(?:[\t\x20]++[\x21-\x7e]++)*+"
     taken = {
         "content-length": rf"[1-9][0-9]{{0,{LENGTH_DIGITS_MAX - 1}}}+",
@@ -54,12 +56,12 @@ def reader(line: bytes, names: Sequence[str]) -> Callable[[str, int], re.Match[s
         rf"(?i:{name}):(?({number})(?!))[ \t]*+({wanted})[ \t]*+\r\n"
         for number, (name, wanted) in enumerate(taken.items(), 1)
     ]
-    known = "|".join([*taken, *sorted(name.decode() for name in TELLING)])
-    other = rf"(?!(?i:{known}):){token}++:{value}*+\r\n"
+    other = _other_than({*map(str.encode, taken), *TELLING}).decode()
     there = "".join(rf"(?({number})|(?!))" for number in (1, 2, 3))
     # The repetition gives back what it took, and in vain, since each line fits one branch: a possessive one with groups in it is
     # wrong in Python 3.11 before 3.11.5.
-    return re.compile(rf"{re.escape(line.decode())}(?:{'|'.join(once)}|{other}){{0,{FIELDS_MAX}}}\r\n{there}").match
+    fields = rf"(?:{'|'.join(once)}|{other}){{0,{FIELDS_MAX}}}"
+    return re.compile(rf"{re.escape(line.decode())}{fields}\r\n{there}", re.ASCII).match
 
 
 class Plain(NamedTuple):

@@ -372,7 +372,8 @@ async def test_what_cannot_be_told_apart_goes_behind_for_good_with_every_byte(wo
     "request_",
     [
         purchase("a", "Idempotency-Key: b\r\n"),
-        purchase("a", "X: \u00e9\r\n"),
+        purchase("\u00e9"),
+        purchase("a", "Idempotency_Key: b\r\n"),
         purchase("a", "Content-Encoding: gzip\r\n"),
         purchase("a", "Upgrade: h2c\r\n"),
         purchase("a", "TE: trailers\r\n"),
