@@ -14,6 +14,7 @@ FIELDS_MAX = 100
 Request = tuple[bytes, bytes, bytes]  # method, target, body
 
 CONTROLS = [*range(1, 9), *range(0x0B, 0x0D), *range(0x0E, 0x20), 0x7F]  # without NUL, TAB, LF and CR
+CLIENTS_NUMBER = b"7"  # as a client would like to have it on a shared link
 CHUNKED = b"Transfer-Encoding: chunked"
 
 
@@ -260,6 +261,7 @@ CONNECTION: list[Attack] = [
                 for name in (b"Host", b"close, Content-Length", b"Cookie", b"Authorization", b"X-Forwarded-For", b"Idempotency-Key", b"Transfer-Encoding")]),
     *_refused(36, "what is no list of names", 400, get(b"Connection: a b") + SMUGGLED),
     _passes(36, "a field of the connection", get(b"Connection: keep-alive, , X-Foo", b"X-Foo: bar"), PLAIN),
+    _passes(36, "a number of a link", get(b"Link-Sequence: " + CLIENTS_NUMBER) + get(b"Connection: Link-Sequence", b"link-sequence: " + CLIENTS_NUMBER), PLAIN, PLAIN),
     _passes(37, "websocket", get(b"Upgrade: websocket", b"Connection: Upgrade") + SMUGGLED, PLAIN, GET_SMUGGLED),
     _passes(37, "an upgrade that Connection does not name", get(b"Upgrade: websocket"), PLAIN),
     _passes(37, "an upgrade with a body", post(SMUGGLED, b"Content-Length: %d" % len(SMUGGLED), b"Upgrade: websocket", b"Connection: Upgrade"), (b"POST", b"/p", SMUGGLED)),

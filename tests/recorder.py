@@ -8,7 +8,7 @@ import asyncio
 import re
 import socket
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, repeat
 from typing import NamedTuple, Self
 
@@ -94,15 +94,13 @@ def _chunks(data: bytes, at: int) -> tuple[bytes, int] | None:
 class Stream:
     """What one connection brought."""
 
-    data: bytes = b""
     unread: bytes = b""
-    seen: list[Seen] = field(default_factory=list)
+    heard: int = 0  # requests
     malformed: bytes | None = None
     closed: bool = False
 
     def hear(self, data: bytes) -> list[Seen]:
         """More of it; the requests that are complete now."""
-        self.data += data
         self.unread += data
         come: list[Seen] = []
         try:
@@ -111,7 +109,7 @@ class Stream:
                 self.unread = self.unread[taken[1] :]
         except Malformed:
             self.malformed = self.unread
-        self.seen += come
+        self.heard += len(come)
         return come
 
 
@@ -122,6 +120,7 @@ class Recorder:
         self.name = name
         self.port = 0
         self.streams: list[Stream] = []
+        self.seen: list[Seen] = []  # every whole request, in the order they came
         self._server: asyncio.Server | None = None
         self._open: dict[asyncio.Transport, asyncio.Event] = {}  # each is set when it has ended
 
@@ -144,17 +143,11 @@ class Recorder:
     def forget(self) -> None:
         """What comes from now on is another trial's; connections go on."""
         self.streams = [stream for stream in self.streams if not stream.closed]
-        for stream in self.streams:
-            stream.data, stream.seen = b"", []
-
-    @property
-    def seen(self) -> list[Seen]:
-        """Every whole request."""
-        return [seen for stream in self.streams for seen in stream.seen]
+        self.seen = []
 
     @property
     def requests(self) -> list[Request]:
-        """The same, as a table has them."""
+        """What came, as a table has it."""
         return [seen.request for seen in self.seen]
 
 
@@ -171,13 +164,16 @@ class _Connection(asyncio.Protocol):
         self._recorder._open[transport] = asyncio.Event()
 
     def data_received(self, data: bytes) -> None:
-        if not self._stream.data and data.startswith(b"GET /livez "):
+        if not self._stream.heard and data.startswith(b"GET /livez "):
             self._recorder.streams.remove(self._stream)
             self._is_check = True
         for seen in self._stream.hear(data):
+            if not self._is_check:
+                self._recorder.seen.append(seen)
             method, target, _ = seen.request
             said = b"" if method == b"HEAD" else method + b" " + target
-            self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(said), said))
+            number = b"".join(b"Link-Sequence: %b\r\n" % number for number in seen.values(b"link-sequence"))
+            self._transport.write(b"HTTP/1.1 200 OK\r\n%bContent-Length: %d\r\n\r\n%b" % (number, len(said), said))
         if self._stream.malformed is not None:
             self._transport.write(b"HTTP/1.1 400 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             self._transport.close()

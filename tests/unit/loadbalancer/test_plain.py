@@ -8,6 +8,10 @@ from loadbalancer.http1.grammar import FIELDS_MAX, LINE_BYTES_MAX, Refused
 from loadbalancer.http1.head import RequestHead, ResponseHead
 from loadbalancer.http1.plain import PlainRequest, closing, plain_answer, plain_answers, plain_request
 from loadbalancer.http1.reader import END, RequestReader, ResponseReader
+from tests import hostile
+from tests.attacks import ATTACKS
+from tests.fuzzing import case
+from tests.oracle import requests
 
 BODY_MAX = 1000
 LAST = forward.last(forward.Sender(b"192.0.2.7", b"http", b"lb-1", is_trusted=False).lines, b"id-1")
@@ -186,3 +190,23 @@ def test_what_is_plain_can_still_be_refused_for_its_body() -> None:
     plain = PlainRequest(b"GET", b"/", b"a", 0, b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n")
     with pytest.raises(Refused):  # nothing that was made by hand passes for understood
         assert plain.values
+
+
+def test_no_attack_is_plain_unless_a_stricter_reader_takes_all_of_it_for_one_request() -> None:
+    chances = [b"".join(case(3, number)) for number in range(6000)]
+    plain = 0
+    for data in (*(attack.data for attack in ATTACKS), *chances):
+        taken = plain_request(data, BODY_MAX)
+        if taken is not None:
+            plain += 1
+            head, body = taken
+            assert requests(data) == ([(head.method, head.target, body)], False), data
+    assert plain > 50
+
+
+def test_no_hostile_answer_is_plain() -> None:
+    for answer in hostile.ANSWERS:
+        taken = plain_answer(answer.data) if answer.method != b"HEAD" else None
+        if taken is not None:
+            assert (taken.status, taken.data.endswith(b"\r\n\r\n" + answer.body)) == (answer.status, True), answer.name
+            assert answer.is_kept or answer.closes, answer.name
