@@ -15,7 +15,7 @@ from benchmarks.backend.flood import quantile
 from benchmarks.backend.memory import memory_mib
 from benchmarks.backend.report import Section, at_most, middle, ratios, span, spread
 from benchmarks.backend.servers import process
-from benchmarks.lb import balancers, origin
+from benchmarks.lb import balancers, origin, wants
 from benchmarks.lb.balancers import ANSWER_BYTES, NGINX, OURS, Contestant, Upstream
 from benchmarks.lb.field import Field
 from benchmarks.lb.picture import Panel, draw
@@ -86,6 +86,7 @@ async def measure(field: Field, effort: Effort) -> Section:
 
 async def _turn(field: Field, upstream: Upstream, contestant: Contestant, effort: Effort) -> Turn:
     async with balancers.running(contestant, field, upstream) as balancer:
+        balancers.until_answering(balancer, wants.request(wants.GET))  # whoever listens may have no worker yet
         before = memory_mib(balancer.pid)
         readers: list[_Reader] = []
         try:
