@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from loadbalancer.http1.grammar import FIELD_LINE, FIELDS_MAX, LINE_BYTES_MAX, match_request, split_fields
+from loadbalancer.http1.head import FRAMING_LOOKALIKES
 
 JSON = b"application/json"
 # Each changes how a message is framed, what follows it, or what its body is.
@@ -83,6 +84,7 @@ def read_plain(raw: bytes) -> Plain | None:
         len(values) != len(found)  # a name stands twice: which one counts is not for two readers to say
         or len(found) > FIELDS_MAX
         or not TELLING.isdisjoint(values)
+        or not FRAMING_LOOKALIKES.isdisjoint(values)
         or values.get(b"content-type") != JSON
         or not length.isdigit()
         or length[0] == 48  # "0", or one that begins with it

@@ -26,6 +26,7 @@ UNUSUAL = {
     "half a head": START + JSON,
     "a body past the limit": START + JSON + b"Content-Length: 65\r\n\r\n" + b"x" * 65,
     "another type": START + REST.replace(b"json", b"xml"),
+    "a name that poses as the length": START + b"Content_Length: 3\r\n" + REST,
     "a field twice": START + b"X: y\r\nX: z\r\n" + REST,
     "a wish to close": START + b"Connection: close\r\n" + REST,
     "LF alone": START.replace(b"\r\n", b"\n") + REST,
