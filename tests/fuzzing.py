@@ -4,11 +4,13 @@ import random
 from collections.abc import Callable
 
 from tests.attacks import ATTACKS, SMUGGLED
+from tests.hostile import ANSWERS
 
 BYTES_MAX = 2000
 _ALL = [attack for attack in ATTACKS if len(attack.data) < BYTES_MAX]
 BASES = [attack.data for attack in _ALL if attack.row != 8]  # of those made by a rule there are too many
 GOOD = [attack.data for attack in _ALL if attack.refused is None and not attack.waits and not attack.closes]
+SAID = [answer.data for answer in ANSWERS if answer.data and len(answer.data) < BYTES_MAX and answer.method == b"GET"]
 WORDS = [
     *(b"\r\n", b"\r", b"\n", b"\n\n", b"\r\n\r\n", b"\0", b" ", b"\t", b"\x0b", b"\xff", b":", b",", b";", b"_", b"-", b"+"),
     *(b"0", b"5", b"0x", b"0\r\n\r\n", b"5\r\nhello\r\n", b"5;a=b\r\nhello\r\n", b"ffffffffffffffff\r\n"),
@@ -68,6 +70,15 @@ def _splice(chance: random.Random, data: bytes) -> bytes:
 
 
 MUTATIONS: tuple[Mutation, ...] = (_insert, _insert, _insert, _replace, _drop, _repeat, _lines, _case, _splice)
+
+
+def answer(seed: int, number: int) -> bytes:
+    """What a server says to a GET, all at once."""
+    chance = random.Random(f"{seed} {number} answer")
+    data = chance.choice(SAID)
+    for _ in range(chance.choice((0, 1, 1, 1, 2, 2, 3))):
+        data = chance.choice(MUTATIONS)(chance, data)[:BYTES_MAX]
+    return data
 
 
 def case(seed: int, number: int) -> list[bytes]:

@@ -1,7 +1,7 @@
-"""A second opinion on a client's stream: the requests that a strict reader may take out of it. Shares no code with ours.
+"""A second opinion: the requests that a strict reader may take out of a client's stream, the answer out of a server's.
 
-It has no limits and no taste, only the grammar and the rules of framing. So ours may refuse what this takes, and must not
-take what this does not.
+It shares no code with ours, has no limits and no taste, only the grammar and the rules of framing. So ours may refuse what this
+takes, and must not take what this does not.
 """
 
 import re
@@ -12,6 +12,7 @@ _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _line = re.compile(rb"(" + _TOKEN + rb") ([!-~]+) HTTP/1\.([01])").fullmatch
 _field = re.compile(rb"(" + _TOKEN + rb"):([\t -~\x80-\xff]*)").fullmatch
 _size = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[\t -~\x80-\xff]*)?").fullmatch
+_status = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [\t -~\x80-\xff]*)?").fullmatch
 _absolute = re.compile(rb"[Hh][Tt][Tt][Pp]://[^/?]+(.*)").fullmatch
 
 
@@ -32,6 +33,30 @@ def requests(data: bytes) -> tuple[list[Request], bool]:
         return taken, False
 
 
+def answer(data: bytes, *, ends: bool) -> tuple[int, bytes] | None:
+    """The status and body of the first final answer to a GET in ``data``, behind which the connection ends, or does not; None
+    if there is none, or not the whole of it.
+    """
+    try:
+        while True:
+            lines, data = _lines(data)
+            match = _status(lines[0]) if lines else None
+            if match is None or match[2] == b"101":
+                return None
+            values = _values(lines[1:])
+            status = int(match[2])
+            if status >= 200:
+                break
+        lengths, codings = values.get(b"content-length", []), values.get(b"transfer-encoding", [])
+        if status in {204, 304}:
+            return status, b""
+        if lengths or codings:
+            return status, _body(lengths, codings, match[1], data)[0]
+    except _NoMessage:
+        return None
+    return (status, data) if ends else None
+
+
 def _lines(data: bytes) -> tuple[list[bytes], bytes]:
     # up to an empty line, which is not among them
     lines: list[bytes] = []
@@ -47,13 +72,10 @@ def _lines(data: bytes) -> tuple[list[bytes], bytes]:
 def _take(data: bytes) -> tuple[Request, bytes, bool]:
     lines, rest = _lines(data)
     match = _line(lines[0]) if lines else None
-    fields = [_field(line) for line in lines[1:]]
-    if match is None or None in fields:
+    if match is None:
         raise _NoMessage
     method, target, minor = match.groups()
-    values: dict[bytes, list[bytes]] = {}
-    for name, value in (field.groups() for field in fields if field):
-        values.setdefault(name.lower(), []).append(value.strip(b" \t"))
+    values = _values(lines[1:])
     hosts = len(values.get(b"host", []))
     if hosts > 1 or (minor == b"1" and not hosts) or method in {b"CONNECT", b"TRACE"}:
         raise _NoMessage
@@ -61,6 +83,16 @@ def _take(data: bytes) -> tuple[Request, bytes, bool]:
     words = b",".join(values.get(b"connection", [])).lower().split(b",")
     closes = minor == b"0" or b"close" in [word.strip(b" \t") for word in words]
     return (method, _target(method, target), body), rest, closes
+
+
+def _values(lines: list[bytes]) -> dict[bytes, list[bytes]]:
+    values: dict[bytes, list[bytes]] = {}
+    for line in lines:
+        field = _field(line)
+        if field is None:
+            raise _NoMessage
+        values.setdefault(field[1].lower(), []).append(field[2].strip(b" \t"))
+    return values
 
 
 def _target(method: bytes, target: bytes) -> bytes:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import pytest
 
+from tests import fuzzing, oracle
 from tests.attacks import BODY_MAX
 from tests.balanced import Balancer, balanced
-from tests.fuzzing import case
-from tests.oracle import requests
 from tests.recorder import END, FILLER, Recorder, answers, deliver
+from tests.scripted import Script
 
 SHRINKS_MAX = 400
 BALANCER = {"LB_BODY_MAX": str(BODY_MAX), "LB_CHECK_INTERVAL": "3600", "LB_POOL_TIMEOUT": "3600"}
@@ -21,7 +21,7 @@ async def try_out(pieces: Sequence[bytes], balancer: Balancer, server: Recorder)
     """Send it and judge what came of it. One word for that."""
     server.forget()
     said = await deliver(balancer.port, [*pieces, END + FILLER])
-    allowed, closes = requests(b"".join(pieces) + END + FILLER)
+    allowed, closes = oracle.requests(b"".join(pieces) + END + FILLER)
     passed = server.requests
     assert passed == allowed[: len(passed)], "a server saw what a strict reader would not take"
     assert [stream.malformed for stream in server.streams if stream.malformed is not None] == []
@@ -71,7 +71,7 @@ async def test_no_attack_by_chance_comes_through(request: pytest.FixtureRequest)
         for number in itertools.count():
             if time.monotonic() > end and number >= 100:
                 break
-            pieces = case(seed, number)
+            pieces = fuzzing.case(seed, number)
             try:
                 told[await try_out(pieces, balancer, server)] += 1
             except (AssertionError, ValueError, TimeoutError) as error:
@@ -79,3 +79,40 @@ async def test_no_attack_by_chance_comes_through(request: pytest.FixtureRequest)
                 raise AssertionError(f"--fuzz-seed {seed}, case {number}: {pieces}; enough of it: {less}") from error
     print(f"{sum(told.values())} cases: {dict(told)}")  # noqa: T201 - for who asked for many
     assert {"passed", "refused"} <= told.keys()
+
+
+async def listen(said: bytes, balancer: Balancer, server: Script, *, ends: bool) -> str:
+    """Ask a server that says this, and afterwards for the end, on one connection; judge what came of it."""
+    server.play([said], closes=ends)
+    heard, rest = answers(await deliver(balancer.port, [b"GET /hostile HTTP/1.1\r\nHost: shop\r\n\r\n" + END]))
+    allowed = oracle.answer(said, ends=ends)
+    if rest or not heard:
+        assert heard == [], "an answer before half a one"
+        assert server.brought(b"/end") == [], "an answer behind half a one"
+        return "cut"
+    first, last = heard
+    assert (last.status, last.body) == (200, b"/end"), "somebody else's answer"
+    if first.status == 502 and first.body.startswith(b'{"type": "/problems/unknown"'):
+        return "refused what might pass" if allowed else "refused"
+    assert (first.status, first.body) == allowed
+    return "passed"
+
+
+async def test_no_answer_by_chance_is_taken_for_what_it_is_not(request: pytest.FixtureRequest) -> None:
+    seconds, seed = request.config.getoption("--fuzz-seconds"), request.config.getoption("--fuzz-seed")
+    server = await Script().start()
+    told: Counter[str] = Counter()
+    async with balanced(server, LB_RETRY_BUDGET="100", **BALANCER) as balancer:
+        end = time.monotonic() + seconds
+        for number in itertools.count():
+            if time.monotonic() > end and number >= 100:
+                break
+            said = fuzzing.answer(seed, number)
+            # one that says half an answer and no more would be waited for
+            ends = number % 4 == 0 or oracle.answer(said, ends=False) is None
+            try:
+                told[await listen(said, balancer, server, ends=ends)] += 1
+            except (AssertionError, ValueError, TimeoutError) as error:
+                raise AssertionError(f"--fuzz-seed {seed}, answer {number}: {said!r}, ends: {ends}") from error
+    print(f"{sum(told.values())} answers: {dict(told)}")  # noqa: T201 - for who asked for many
+    assert {"passed", "refused", "cut"} <= told.keys()
