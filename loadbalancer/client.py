@@ -105,6 +105,7 @@ class ClientConnection(asyncio.Protocol):
         if self._exchange is not None:
             self._proxy.totals.clients_gone += 1
             exchange, self._exchange = self._exchange, None
+            exchange.ends("C")
             self._proxy.note(exchange, 499)
             exchange.drop()
 
@@ -176,10 +177,11 @@ class ClientConnection(asyncio.Protocol):
         self._transport.write(answers.encode(problem, closes=self.will_close, is_head=exchange.head.method == b"HEAD"))
         self._next()
 
-    def break_off(self) -> None:
-        """End at once, so that nobody takes half an answer for a whole one."""
+    def break_off(self, who: str = "K") -> None:
+        """End at once, so that nobody takes half an answer for a whole one; ``who`` as in ``Exchange.ends``."""
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
+            exchange.ends(who)
             self._proxy.note(exchange, exchange.status)
             exchange.drop()
         reset(self._transport)
@@ -191,11 +193,11 @@ class ClientConnection(asyncio.Protocol):
         exchange = self._exchange
         self.deadline = inf
         if self._is_stalled or self._is_lingering:
-            self.break_off()
+            self.break_off("c")
         elif exchange is not None and (not self._is_receiving or exchange.status):
             exchange.time_out()
         elif exchange is not None or self._has_waiting:
-            self._refuse(Refused(408, "the request did not come in time"))
+            self._refuse(Refused(408, "the request did not come in time"), "c")
         else:
             self._transport.abort()
 
@@ -317,14 +319,17 @@ class ClientConnection(asyncio.Protocol):
             self.wait(self._proxy.config.head_timeout)
             self._advance(self._reader)
 
-    def _refuse(self, refusal: Refused) -> None:
+    def _refuse(self, refusal: Refused, who: str = "P") -> None:
         self._proxy.totals.refuse(refusal.status)
         exchange = self._exchange
         if exchange is not None and exchange.status:
-            self.break_off()
+            self.break_off(who)
             return
-        if exchange is not None:
+        if exchange is None:
+            self._proxy.totals.end(f"{who}R")
+        else:
             self._exchange = None
+            exchange.ends(who)
             self._proxy.note(exchange, refusal.status)
             exchange.drop()
         is_head = exchange is not None and exchange.head.method == b"HEAD"

@@ -40,6 +40,8 @@ class Exchange:
     tried: tuple[Server, ...] = ()  # in vain
     number = 0  # on the link that it is out on
     request_id = b""  # once it was sent
+    end_code = ""  # who ended it and when, if it was not its answer that did
+    _queued_at = 0.0
     _connection: ServerConnection | None = None
     _link: Link | None = None
     _was_reused = False
@@ -98,6 +100,7 @@ class Exchange:
 
     def admitted(self, server: Server) -> None:
         """It waited for a place, and has one."""
+        self._proxy.totals.queue_seconds.add(self._proxy.now() - self._queued_at)
         self.server = server
         # Not from here: who made room has not yet given back the connection that this one can have.
         self._proxy.call_soon(self._begin, server)
@@ -105,7 +108,7 @@ class Exchange:
     def late(self) -> None:
         """It waited for a place as long as one may."""
         self._proxy.totals.queue_late += 1
-        self._give_up("every server was full for too long")
+        self._give_up("every server was full for too long", "sQ")
 
     def drop(self) -> None:
         """The client is gone, or is not to be answered any more. The server's connection ends with it."""
@@ -113,8 +116,9 @@ class Exchange:
 
     def time_out(self) -> None:
         """The server did not begin its answer in time, or fell silent within it."""
+        self.ends("s")
         if self.server is None or (self._connection is None and self._link is None):
-            self._give_up("no connection in time")
+            self._give_up("no connection in time", "sC")
             return
         self.server.lost += 1
         self._drop(was_late=True)
@@ -165,12 +169,26 @@ class Exchange:
             return
         self._release(server)
         self.tried = (*self.tried, server)
-        self._again(server, f"{server.name}: {problem}")
+        self._again(server, f"{server.name}: {problem}", "SC")
 
     @property
     def is_over(self) -> bool:
         """Is nobody waiting for this any more?"""
         return self._is_over
+
+    def ends(self, who: str) -> None:
+        """``who`` ended it: C or c the client, S or s a server, by leaving or by time; P the balancer, K the balancer's end."""
+        if self.end_code:
+            return
+        if not self.is_started:
+            phase = "R"  # the request had not come
+        elif self.server is None:
+            phase = "Q"
+        elif self._connection is None and self._link is None:
+            phase = "C"
+        else:
+            phase = "D" if self.status else "H"
+        self.end_code = who + phase
 
     # From the server's connection.
 
@@ -246,6 +264,8 @@ class Exchange:
         server = self.server
         assert server is not None
         server.lost += 1
+        if self.status:
+            self.ends("S" if may_resend else "P")
         self._release(server)
         self._connection = self._link = None
         if self.status:
@@ -256,9 +276,9 @@ class Exchange:
             # A kept connection may have been closed by a server in good health; a fresh one tells more.
             self.tried = (*self.tried, server)
         if may_resend:
-            self._again(server, f"{server.name}: {problem}")
+            self._again(server, f"{server.name}: {problem}", "SH")
         else:
-            self._give_up(f"{server.name}: {problem}")
+            self._give_up(f"{server.name}: {problem}", "PH")
 
     # Own steps.
 
@@ -268,8 +288,9 @@ class Exchange:
             self.server = server
             self._begin(server, is_fresh=is_fresh)
         elif problem := self._proxy.farm.wait(self):
-            self._give_up(problem)
+            self._give_up(problem, "PQ" if self._proxy.farm.is_any_usable(self.tried) else "SC")
         else:
+            self._queued_at = self._proxy.now()
             self.client.wait(inf)  # the queue has its own deadline
 
     def _begin(self, server: Server, *, is_fresh: bool = False) -> None:
@@ -314,7 +335,7 @@ class Exchange:
         elif link is not None:
             link.forget(self.number, was_late=was_late)
 
-    def _again(self, failed: Server, problem: str) -> None:
+    def _again(self, failed: Server, problem: str, end_code: str) -> None:
         allowed = self._attempts <= self._proxy.config.retries and retry.may_resend(
             was_sent=self._was_sent,
             is_safe=self.head.method in retry.SAFE_METHODS,
@@ -323,22 +344,23 @@ class Exchange:
             answer_began=bool(self.status),
         )
         if not allowed:
-            self._give_up(problem)
+            self._give_up(problem, end_code)
             return
         is_same = False
         others = self._proxy.farm.choose(self.key, {*self.tried, failed})
         if others is None and failed not in self.tried and failed.is_usable and not failed.is_full:
             others, is_same = failed, True  # it closed a kept connection: that says nothing against a fresh one
         if others is None and not self._proxy.farm.is_any_usable(self.tried):
-            self._give_up(problem)
+            self._give_up(problem, end_code)
         elif not self._proxy.budget.spend():
             self._proxy.totals.budget_empty += 1
-            self._give_up(f"{problem}; too many requests are being tried again")
+            self._give_up(f"{problem}; too many requests are being tried again", end_code)
         else:
             failed.retries += 1
             self._attempt(others, is_fresh=is_same)
 
-    def _give_up(self, problem: str) -> None:
+    def _give_up(self, problem: str, end_code: str) -> None:
+        self.end_code = end_code
         self._end()
         if self._was_sent:
             self.client.fail(answers.unknown(problem))

@@ -18,9 +18,14 @@ OF_BALANCER = (
     ("spilled", "Requests that did not get the server their key belongs to, for it was full or away."),
     ("retry_budget_empty", "Retries not made because the budget was spent."),
 )
-BY_STATUS = (
-    ("refused", "Requests not taken, by the status the client heard."),
-    ("failed", "Requests no server answered, by the status the client heard."),
+BY_LABEL = (
+    ("refused", "status", "Requests not taken, by the status the client heard."),
+    ("failed", "status", "Requests no server answered, by the status the client heard."),
+    ("ended", "code", "Requests by who ended them and when; -- is their answer's own end."),
+)
+BALANCER_TIMERS = (
+    ("request_seconds", "From a request's head to the end of its answer."),
+    ("queue_seconds", "Waited for a place at a server, of those that waited and got one."),
 )
 GAUGES = (
     ("active", "Requests it is working on."),
@@ -61,19 +66,15 @@ class _Families:
         yield GaugeMetricFamily(
             "loadbalancer_queued", "Requests waiting for a place at a server.", value=merged["queued"]
         )
-        for name, help_text in BY_STATUS:
-            family = CounterMetricFamily(f"loadbalancer_{name}", help_text, labels=["status"])
-            for status, count in sorted(merged[name].items()):
-                family.add_metric([status], count)
+        for name, label, help_text in BY_LABEL:
+            family = CounterMetricFamily(f"loadbalancer_{name}", help_text, labels=[label])
+            for value, count in sorted(merged[name].items()):
+                family.add_metric([value], count)
             yield family
         for name, help_text in OF_BALANCER:
             yield CounterMetricFamily(f"loadbalancer_{name}", help_text, value=merged[name])
-        yield _histogram(
-            "loadbalancer_request_seconds",
-            "From a request's head to the end of its answer.",
-            [([], merged["request_seconds"])],
-            [],
-        )
+        for name, help_text in BALANCER_TIMERS:
+            yield _histogram(f"loadbalancer_{name}", help_text, [([], merged[name])], [])
 
 
 def _of_servers(servers: Mapping[str, Report]) -> Iterator[Metric]:

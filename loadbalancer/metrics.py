@@ -15,7 +15,9 @@ class Totals:
         self.clients_gone = 0
         self.unasked = 0
         self.budget_empty = 0
+        self.ended: dict[str, int] = {"--": 0}  # requests, by who ended them and when; `--` is an answer's own end
         self.request_seconds = Timer()
+        self.queue_seconds = Timer()
 
     def refuse(self, status: int) -> None:
         """A client was told that its request is not taken."""
@@ -24,3 +26,7 @@ class Totals:
     def fail(self, status: int) -> None:
         """A client was told that no server answered."""
         self.failed[status] = self.failed.get(status, 0) + 1
+
+    def end(self, code: str) -> None:
+        """A request has ended."""
+        self.ended[code] = self.ended.get(code, 0) + 1

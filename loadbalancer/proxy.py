@@ -87,6 +87,7 @@ class Proxy:
         """An exchange ended; say so in the access log."""
         seconds = self.now() - exchange.began
         self.totals.request_seconds.add(seconds)
+        self.totals.end(exchange.end_code or "--")
         if self._access_log is None:
             return
         line = {
@@ -95,6 +96,7 @@ class Proxy:
             "method": exchange.head.method.decode(),
             "path": exchange.head.target.partition(b"?")[0].decode(),  # a query may carry a secret
             "status": status,
+            "end": exchange.end_code or "--",
             "server": exchange.served_by,
             "request_id": exchange.request_id.decode(),
             "ms": round(seconds * 1000, 2),

@@ -29,7 +29,8 @@ TOTALS = (
     "retry_budget_empty",
     "spilled",
 )
-TOTALS_BY = ("refused", "failed")
+TOTALS_BY = ("refused", "failed", "ended")
+TOTAL_TIMERS = ("request_seconds", "queue_seconds")
 
 
 def report(proxy: "Proxy") -> Report:
@@ -48,7 +49,9 @@ def report(proxy: "Proxy") -> Report:
         "spilled": proxy.farm.spilled,
         "refused": {str(status): count for status, count in totals.refused.items()},
         "failed": {str(status): count for status, count in totals.failed.items()},
+        "ended": dict(totals.ended),
         "request_seconds": _timer(totals.request_seconds),
+        "queue_seconds": _timer(totals.queue_seconds),
         "servers": {server.name: _server(server) for server in proxy.farm.servers},
     }
 
@@ -79,7 +82,7 @@ def _merged(reports: list[Report], ended: Report | None, names: Iterable[str]) -
         "queued": sum(one["queued"] for one in reports),
         **{name: sum(one[name] for one in everyone) for name in TOTALS},
         **{name: _sums(one[name] for one in everyone) for name in TOTALS_BY},
-        "request_seconds": _timers(one["request_seconds"] for one in everyone),
+        **{name: _timers(one[name] for one in everyone) for name in TOTAL_TIMERS},
         "servers": {
             name: _servers([one["servers"][name] for one in reports if name in one["servers"]], before.get(name))
             for name in names

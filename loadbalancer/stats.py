@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from loadbalancer.report import CLASSES, TIMERS, TOTALS, TOTALS_BY, Report, quantile
+from loadbalancer.report import CLASSES, TIMERS, TOTAL_TIMERS, TOTALS, TOTALS_BY, Report, quantile
 
 QUANTILES = (0.5, 0.9, 0.99)
 
@@ -16,7 +16,7 @@ def stats(merged: Report, rates: Mapping[str, float]) -> dict[str, Any]:
         "queued": merged["queued"],
         "per_second": round(sum(rates.get(name, 0.0) for name in servers), 1),
         **{name: merged[name] for name in (*TOTALS, *TOTALS_BY)},
-        "request_seconds": _quantiles(merged["request_seconds"]),
+        **{name: _quantiles(merged[name]) for name in TOTAL_TIMERS},
         "servers": [described(name, server, rates) for name, server in servers.items()],
     }
 
