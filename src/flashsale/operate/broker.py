@@ -8,13 +8,13 @@ at often.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 
-from flashsale.operate.context import OperationError
+from flashsale.operate.context import AwayError, OperationError
 from flashsale.payments import queues
 from flashsale.queued import topology
 
@@ -85,7 +85,7 @@ async def aside(url: str, queue: str) -> AsyncIterator[Aside]:
     try:
         connection = await aio_pika.connect(url, timeout=CONNECT_SECONDS)
     except (OSError, TimeoutError, aio_pika.exceptions.AMQPError) as error:
-        raise OperationError(f"RabbitMQ does not answer: {str(error) or type(error).__name__}") from error
+        raise AwayError(f"RabbitMQ does not answer: {str(error) or type(error).__name__}") from error
     try:
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
         try:
@@ -103,11 +103,32 @@ async def aside(url: str, queue: str) -> AsyncIterator[Aside]:
             await channel.close()
             await _until_back(connection, queue, seen.in_hand)
     except (OSError, TimeoutError, aio_pika.exceptions.AMQPError, RuntimeError) as error:
-        raise OperationError(
+        raise AwayError(
             f"RabbitMQ was lost or did not take it: {str(error) or type(error).__name__}. Look again: it is here or there"
         ) from error
     finally:
         await connection.close()
+
+
+async def counted(url: str, names: Sequence[str]) -> list[int]:
+    """How many messages wait in each of these queues; 0 for one that nobody has declared. Raises ``AwayError``."""
+    try:
+        connection = await aio_pika.connect(url, timeout=CONNECT_SECONDS)
+        try:
+            return [await _count(connection, queue) for queue in names]
+        finally:
+            await connection.close()
+    except (OSError, TimeoutError, aio_pika.exceptions.AMQPError, RuntimeError) as error:
+        raise AwayError(f"RabbitMQ does not answer: {str(error) or type(error).__name__}") from error
+
+
+async def _count(connection: AbstractConnection, queue: str) -> int:
+    channel = await connection.channel()  # one for each: a queue that is not there closes it
+    try:
+        declared = await channel.declare_queue(queue, passive=True, timeout=CALL_SECONDS)
+        return declared.declaration_result.message_count or 0
+    except aio_pika.exceptions.ChannelNotFoundEntity:
+        return 0
 
 
 async def _until_back(connection: AbstractConnection, queue: str, count: int) -> None:

@@ -14,8 +14,8 @@ KEY_BYTES = 16
 class Context(NamedTuple):
     """URLs of the running instance (empty for a service it lacks), and how results are shown."""
 
-    postgres: str  # as flash_operator
-    postgres_auditor: str
+    postgres: str  # as flash_operator, or as flash_admin
+    postgres_auditor: str  # as whoever may read what the operation reads
     redis: str
     rabbitmq: str
     gateways: Mapping[str, str]  # by way to pay
@@ -29,9 +29,36 @@ class Deed(NamedTuple):
     reason: str
     key: str
 
+    @property
+    def words(self) -> tuple[str, str, str]:
+        """As the database's functions take them, before everything else."""
+        return self.key, self.operator, self.reason
+
+
+class Change(NamedTuple):
+    """One thing that an operation would make another; None where there is nothing."""
+
+    what: str
+    before: Any
+    after: Any
+
 
 class OperationError(Exception):
     """Why an operation was refused, in words for the person who asked."""
+
+
+class NothingError(OperationError):
+    """What it is about is not there."""
+
+
+class AwayError(OperationError):
+    """A store does not answer, or is too busy. Whether it was done is unknown: the same key again does it once."""
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
+    """What differs, in the order in which it is named."""
+    names = dict.fromkeys((*before, *after))
+    return [Change(n, before.get(n), after.get(n)) for n in names if before.get(n) != after.get(n)]
 
 
 def add_deed_options(parser: argparse.ArgumentParser) -> None:

@@ -11,13 +11,19 @@ import json
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from flashsale.operate.context import Context, Deed, OperationError, add_deed_options, deed, show
+from flashsale.operate.context import Change, Context, Deed, NothingError, add_deed_options, deed, show
 
 QUEUES = {"payments": "payments.dead", "checkout": "checkout.dead"}
 SHOWN_BYTES_MAX = 16_384
 ALL = "all"
+PLANNED_MAX = 20  # named one by one in a plan; of the others their number
+DEEDS = {
+    "requeue": "give a message, or all, another round of tries",
+    "drop": "remove a message, or all; its body stays with the operation",
+}
 # Told before it is done: the second of two commands with one key is told that it was done before, and does what is left of it.
 _RECORD = "SELECT record_message($1, $2, $3, $4, $5, $6)"
+_RECORDED = "SELECT EXISTS (SELECT FROM operation WHERE key = $1 AND action = $2 AND subject = $3)"
 
 
 class _Message(Protocol):
@@ -33,8 +39,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     for action, text in (
         ("list", "the messages that were set aside, in order"),
         ("show", "one message in full"),
-        ("requeue", "give a message, or all, another round of tries"),
-        ("drop", "remove a message, or all; its body stays with the operation"),
+        *DEEDS.items(),
     ):
         doing = actions.add_parser(action, help=text)
         doing.add_argument("queue", choices=tuple(QUEUES), help="whose: the payment workers' or the checkout workers'")
@@ -43,7 +48,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         else:
             also = f", or {ALL}" if action != "show" else ""
             doing.add_argument("message", help=f"its id, as `list` shows it{also}")
-        if action in {"requeue", "drop"}:
+        if action in DEEDS:
             add_deed_options(doing)
         doing.add_argument(
             "--json", action="store_true", default=argparse.SUPPRESS, help="machine-readable result on stdout"
@@ -52,41 +57,96 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 async def run(parsed: argparse.Namespace, context: Context) -> None:
     """Do it. Raises ``OperationError``."""
+    if parsed.action == "list":
+        rows = await listed(parsed.queue, context)
+        show(context, rows[-parsed.last :] if parsed.last else rows, ("id", "at", "subject", "tries", "reason"))
+    elif parsed.action == "show":
+        print(json.dumps(await read(parsed.queue, parsed.message, context), default=str))
+    else:
+        by = deed(parsed)
+        done = await do(parsed.action, parsed.queue, parsed.message, by, context)
+        show(context, done | {"key": by.key}, ("done", "left", "key"))
+
+
+async def listed(queue: str, context: Context) -> list[dict[str, Any]]:
+    """A row for each message, in order."""
     from flashsale.operate.broker import aside  # noqa: PLC0415 - needs third-party packages
 
-    async with aside(context.rabbitmq, QUEUES[parsed.queue]) as messages:
-        if parsed.action == "list":
-            rows = [_row(message) for message in messages]
-            show(context, rows[-parsed.last :] if parsed.last else rows, ("id", "at", "subject", "tries", "reason"))
-        elif parsed.action == "show":
-            (message,) = _chosen(messages, parsed.message)
-            print(json.dumps(_row(message) | {"headers": _plain(message.headers), "body": _body(message)}, default=str))
-        else:
-            chosen = list(messages) if parsed.message == ALL else _chosen(messages, parsed.message)
-            by = deed(parsed)
-            await _record(parsed, chosen, by, context)
-            for message in chosen:
-                await (messages.requeue(message) if parsed.action == "requeue" else messages.drop(message))
-            done = {"done": len(chosen), "left": messages.left, "key": by.key}
-            show(context, done, ("done", "left", "key"))
+    async with aside(context.rabbitmq, QUEUES[queue]) as messages:
+        return [_row(message) for message in messages]
 
 
-async def _record(parsed: argparse.Namespace, chosen: list[Any], by: Deed, context: Context) -> None:
+async def counted(context: Context) -> dict[str, int]:
+    """How many messages were set aside, by whose they are."""
+    from flashsale.operate.broker import counted as counts  # noqa: PLC0415 - needs third-party packages
+
+    return dict(zip(QUEUES, await counts(context.rabbitmq, list(QUEUES.values())), strict=True))
+
+
+async def read(queue: str, message: str, context: Context) -> dict[str, Any]:
+    """One message in full. Raises ``NothingError``."""
+    from flashsale.operate.broker import aside  # noqa: PLC0415 - needs third-party packages
+
+    async with aside(context.rabbitmq, QUEUES[queue]) as messages:
+        (found,) = _chosen(messages, message)
+        return _row(found) | {"headers": _plain(found.headers), "body": _body(found)}
+
+
+async def do(action: str, queue: str, message: str, by: Deed, context: Context) -> dict[str, Any]:
+    """Requeue or drop a message, or all; how many were, and how many are left."""
+    from flashsale.operate.broker import aside  # noqa: PLC0415 - needs third-party packages
+
+    async with aside(context.rabbitmq, QUEUES[queue]) as messages:
+        try:
+            chosen = list(messages) if message == ALL else _chosen(messages, message)
+        except NothingError:
+            # Its answer was lost, and the same key comes again: it is done.
+            if not await _was_done(action, _named(queue, message), by, context):
+                raise
+            return {"done": 0, "left": messages.left}
+        # Of many messages their number: an operation is a row, and a queue may be long.
+        detail = {"body": _body(chosen[0])} if action == "drop" and message != ALL else {}
+        await _record(action, _named(queue, message), detail, by, context)
+        for each in chosen:
+            await (messages.requeue(each) if action == "requeue" else messages.drop(each))
+        return {"done": len(chosen), "left": messages.left}
+
+
+async def plan(action: str, queue: str, message: str, context: Context) -> list[Change]:
+    """What it would change: looked at, and nothing done. Raises ``NothingError`` as ``do`` would."""
+    from flashsale.operate.broker import aside  # noqa: PLC0415 - needs third-party packages
+
+    async with aside(context.rabbitmq, QUEUES[queue]) as messages:
+        chosen = list(messages) if message == ALL else _chosen(messages, message)
+        goes = "another round of tries" if action == "requeue" else "gone for good"
+        shown = [Change(f"{_id(each)} ({_subject(each)})", "set aside", goes) for each in chosen[:PLANNED_MAX]]
+        rest = len(chosen) - len(shown)
+        return shown + ([Change(f"{rest} more", "set aside", goes)] if rest else [])
+
+
+async def _record(action: str, subject: str, detail: dict[str, Any], by: Deed, context: Context) -> None:
     from flashsale.operate.database import connected  # noqa: PLC0415 - needs third-party packages
 
-    subject = f"{QUEUES[parsed.queue]}:{parsed.message}"[:200]
-    # Of many messages their number: an operation is a row, and a queue may be long.
-    detail = {"body": _body(chosen[0])} if parsed.action == "drop" and parsed.message != ALL else {}
     async with connected(context.postgres) as connection:
-        await connection.execute(
-            _RECORD, by.key, by.operator, f"dlq.{parsed.action}", subject, by.reason, json.dumps(detail)
-        )
+        await connection.execute(_RECORD, by.key, by.operator, f"dlq.{action}", subject, by.reason, json.dumps(detail))
+
+
+async def _was_done(action: str, subject: str, by: Deed, context: Context) -> bool:
+    from flashsale.operate.database import connected  # noqa: PLC0415 - needs third-party packages
+
+    async with connected(context.postgres) as connection:
+        was_done: bool = await connection.fetchval(_RECORDED, by.key, f"dlq.{action}", subject)
+    return was_done
+
+
+def _named(queue: str, message: str) -> str:
+    return f"{QUEUES[queue]}:{message}"[:200]
 
 
 def _chosen(messages: Any, wanted: str) -> list[Any]:
     found = [message for message in messages if _id(message) == wanted]
     if not found:
-        raise OperationError(f"there is no message {wanted} (any more); `flash dlq list` shows those that are there")
+        raise NothingError(f"there is no message {wanted} (any more); `flash dlq list` shows those that are there")
     return found[:1]
 
 

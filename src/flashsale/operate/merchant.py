@@ -7,11 +7,11 @@ paid if its history says so, whatever became of it later; the money of a dispute
 import argparse
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from flashsale.operate.context import Context, OperationError, show
+from flashsale.operate.context import Context, NothingError, OperationError, show
 
 Row = dict[str, Any]
 
@@ -114,8 +114,8 @@ async def run(parsed: argparse.Namespace, context: Context) -> None:
                 show(context, rows, list(rows[0]))
 
 
-async def report(sale: str, context: Context) -> dict[str, list[Row]]:
-    """Every table by name, its rows as the columns say; amounts in minor units. All of one snapshot."""
+async def report(sale: str, context: Context, tables: Collection[str] | None = None) -> dict[str, list[Row]]:
+    """The sale and these tables (all of them) by name, their rows as the columns say; amounts in minor units. All of one snapshot."""
     from flashsale.operate.database import connected  # noqa: PLC0415 - needs third-party packages
 
     async with (
@@ -123,10 +123,10 @@ async def report(sale: str, context: Context) -> dict[str, list[Row]]:
         connection.transaction(isolation="repeatable_read", readonly=True),
     ):
         found = {}
-        for name, query in ({"sale": _SALE} | _TABLES).items():
+        for name, query in ({"sale": _SALE} | {name: _TABLES[name] for name in tables or _TABLES}).items():
             found[name] = [dict(row) for row in await connection.fetch(query, sale)]
             if not found["sale"]:
-                raise OperationError(f"there is no sale {sale}")
+                raise NothingError(f"there is no sale {sale}")
     return found
 
 
