@@ -33,6 +33,7 @@ class Database(NamedTuple):
     app_url: str
     auditor_url: str
     operator_url: str
+    admin_url: str
 
 
 def worker() -> int:

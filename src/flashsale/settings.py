@@ -23,6 +23,7 @@ FOREIGN_PREFIX = "FLASH_TEST_"  # the test run hands service addresses to pytest
 JWT_SECRET_CHARS_MIN = 32  # HS256 wants a key no shorter than its 256-bit digest
 SECRET = rf"\S{{{JWT_SECRET_CHARS_MIN},1024}}"
 RECEIPT_KEYS_MAX = 8  # a day's receipts need one or two
+ADMIN = "admin"
 ASYNCIO_REDIS, GEVENT_RABBIT, MIXED = "asyncio_redis", "gevent_rabbit", "mixed"
 # The servers that shoppers may be sent to, by what the choice is called.
 BACKENDS = {
@@ -111,6 +112,7 @@ class Setting(NamedTuple):
 
 ON_OFF = _one_of("on", "off")
 PORT = _integer(0, 65535)
+ORIGIN = r"https://[A-Za-z0-9.-]+(:[0-9]{1,5})?|http://(127\.0\.0\.1|localhost|\[::1\]):[0-9]{1,5}"
 PASSWORD = _matching(r"[A-Za-z0-9_.~-]{16,128}", "16 to 128 characters of A-Z a-z 0-9 _ . ~ -")
 
 TABLE: tuple[Setting, ...] = (
@@ -135,6 +137,8 @@ TABLE: tuple[Setting, ...] = (
             "password that `migrate` gives the role flash_auditor; derived from the owner's if the PostgreSQL is given and this is not", secret=True),
     Setting("postgres_operator_password", "", PASSWORD,
             "password that `migrate` gives the role flash_operator; derived from the owner's if the PostgreSQL is given and this is not", secret=True),
+    Setting("postgres_admin_password", "", PASSWORD,
+            "password that `migrate` gives the role flash_admin; derived from the owner's if the PostgreSQL is given and this is not", secret=True),
     Setting("apt", "on", ON_OFF, "may the launcher, when root, install missing Debian packages"),
     Setting("backend", MIXED, _one_of(*BACKENDS), "whose servers `up` starts behind the balancer; mixed = both at once"),
     Setting("asyncio_redis_processes", 2, _integer(1, 64), "how many asyncio_redis servers `up` starts"),
@@ -142,6 +146,13 @@ TABLE: tuple[Setting, ...] = (
     Setting("checkout_processes", 1, _integer(1, 16), "how many checkout workers `up` starts; one at a time decides per shard"),
     Setting("upkeep_processes", 1, _integer(1, 8), "how many upkeep processes `up` starts"),
     Setting("auditor_processes", 1, _integer(0, 1), "how many auditors `up` and `demo` keep running"),
+    Setting("auditor_url", "", _url("http"), "the operations port of the auditor on watch, for the admin page; set by the launcher"),
+    Setting("admin_processes", 1, _integer(0, 1), "may `up` start the admin page; one, because its process keeps who is signed in"),
+    Setting("admin_port", 7080, PORT, "the port of the admin page that `up` starts, on loopback whatever FLASH_HOST says; 0 = any free one"),
+    Setting("admin_origin", "", _matching(ORIGIN, "https://host[:port], or http:// with a loopback address"),
+            "where people reach the admin page, if not at its own address: a TLS proxy in front, or a port published from a container"),
+    Setting("admin_users", REPOSITORY / ".flash" / "admin_users.json", Kind("a file", lambda text: Path(text).expanduser().absolute()),
+            "who may sign in to the admin page; set by the launcher"),
     Setting("payments_processes", 1, _integer(1, 8), "how many payment workers `up` starts"),
     Setting("gateway_processes", 1, _integer(0, 1), "simulated gateways per way to pay; one, because its journal has one writer, or 0 with FLASH_GATEWAY_*_URL"),
     Setting("gateway_card_url", "", _url("http", "https"), "the gateway for cards; set by the launcher for the simulated one"),
@@ -206,6 +217,7 @@ class Settings:
     postgres_app_password: str = field(repr=False)
     postgres_auditor_password: str = field(repr=False)
     postgres_operator_password: str = field(repr=False)
+    postgres_admin_password: str = field(repr=False)
     apt: str
     backend: str
     asyncio_redis_processes: int
@@ -213,6 +225,11 @@ class Settings:
     checkout_processes: int
     upkeep_processes: int
     auditor_processes: int
+    auditor_url: str
+    admin_processes: int
+    admin_port: int
+    admin_origin: str
+    admin_users: Path
     payments_processes: int
     gateway_processes: int
     gateway_card_url: str
@@ -278,6 +295,11 @@ class Settings:
             problems.append(
                 f"FLASH_AUTH is 'off' while FLASH_HOST is {values['host']!r}; "
                 "allowed: off only with a loopback host (127.0.0.1, ::1, localhost)"
+            )
+        if values["role"] == ADMIN and not is_loopback(values["host"]) and not values["admin_origin"]:
+            problems.append(
+                f"the admin page would listen on FLASH_HOST {values['host']!r}; allowed: beyond loopback only with "
+                "FLASH_ADMIN_ORIGIN, which says what stands in front of it"
             )
         if values["crash_at"] and values["auth"] != "off":
             problems.append(

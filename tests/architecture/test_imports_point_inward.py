@@ -109,8 +109,24 @@ MAY_IMPORT: dict[str, set[str]] = {
     # what people do by hand, through functions of their own
     "flashsale.operate": {"flashsale.contract"},
     "flashsale.operate.database": {"flashsale.operate"},
+    # the same by HTTP; knows no store, and nobody but the terminal's words knows how anything is done
+    "flashsale.admin": {
+        "flashsale.settings",
+        "flashsale.logs",
+        "flashsale.ops",
+        "flashsale.web",
+        "flashsale.operate",
+    },
+    # who may sign in, which the terminal says
+    "flashsale.admin.users": {"flashsale.admin.passwords"},
     "flashsale.operate.broker": {"flashsale.operate", "flashsale.payments.queues", "flashsale.queued.topology"},
-    "flashsale.stack": {"flashsale.contract", "flashsale.settings", "flashsale.identity", "flashsale.operate"},
+    "flashsale.stack": {
+        "flashsale.contract",
+        "flashsale.settings",
+        "flashsale.identity",
+        "flashsale.operate",
+        "flashsale.admin.users",
+    },
     # plays merchant, shoppers' host and examiner; runs only under the environment's Python
     "flashsale.stack.demo": {"flashsale.settings", "flashsale.stack", "flashsale.authority", "flashsale.proof"},
     # plays merchant and shoppers in an instance of its own, and takes its stores away
@@ -189,7 +205,7 @@ STANDARD_LIBRARY_ONLY = {
 PURE = STANDARD_LIBRARY_ONLY - {"flashsale.contract", "flashsale.settings", "flashsale.crash", "flashsale.web"}
 IMPURE_LIBRARIES = {"asyncio", "socket", "time", "random", "threading", "uvloop"}
 # Runs before anything is installed: other imports only inside functions.
-STANDARD_LIBRARY_AT_THE_TOP = {"flashsale.stack", "flashsale.operate"}
+STANDARD_LIBRARY_AT_THE_TOP = {"flashsale.stack", "flashsale.operate", "flashsale.admin.users"}
 # The only places that talk to a store.
 DRIVERS: dict[str, set[str]] = {
     "asyncpg": {
@@ -213,6 +229,7 @@ DRIVERS: dict[str, set[str]] = {
     },
     "hiredis": {"flashsale.gate"},
     "jwt": {"flashsale.identity"},
+    "argon2": {"flashsale.admin"},
     "psycopg": {"flashsale.authority"},
     "pika": {"flashsale.queued", "flashsale.backends.gevent_rabbit", "benchmarks.peers"},
     "gunicorn": {

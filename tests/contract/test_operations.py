@@ -1,6 +1,8 @@
 """What is done by hand is done once per key, by nobody but whom it names, and stays on record."""
 
 import argparse
+import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 
@@ -8,9 +10,10 @@ import asyncpg
 import pytest
 
 from flashsale.operate import operations
-from flashsale.operate.context import Context, OperationError
-from flashsale.operate.database import connected
+from flashsale.operate.context import AwayError, Context, OperationError
+from flashsale.operate.database import REHEARSAL_LOCK_MS, connected, rehearsed
 from tests.databases import Database
+from tests.patience import PATIENCE_SECONDS
 
 KEY = "operator-key-0001"
 RECORD = "SELECT flash.record_operation($1, $2, $3, $4, $5, '{}'::jsonb)"
@@ -69,3 +72,31 @@ async def test_a_refusal_of_the_database_is_an_operation_error_in_words(database
     with pytest.raises(OperationError, match="does not answer"):
         async with connected("postgresql://nobody:x@127.0.0.1:1/none"):
             pass
+
+
+async def test_what_is_rehearsed_is_taken_back_and_gives_way(database: Database, owner: asyncpg.Connection) -> None:
+    async with connected(database.owner_url) as connection, rehearsed(connection):
+        assert await connection.fetchval(RECORD, KEY, "ana", "sale.pause", "s", "a fire drill") is True
+        assert await connection.fetchval("SHOW lock_timeout") == f"{REHEARSAL_LOCK_MS // 1000}s"
+    assert await owner.fetchval("SELECT count(*) FROM flash.operation") == 0
+
+
+async def test_who_stands_still_in_a_rehearsal_loses_its_locks(database: Database, owner: asyncpg.Connection) -> None:
+    is_cut = False
+    with contextlib.suppress(AwayError):  # which ends it, now that the connection is gone
+        async with connected(database.owner_url) as connection, rehearsed(connection):
+            await connection.fetchval(RECORD, KEY, "ana", "sale.pause", "s", "a fire drill")
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while not connection.is_closed():
+                    await asyncio.sleep(0.02)
+            is_cut = True
+    assert is_cut
+    assert await owner.fetchval("SELECT count(*) FROM flash.operation") == 0
+
+
+async def test_a_lock_that_is_held_is_no_refusal(database: Database, owner: asyncpg.Connection) -> None:
+    async with owner.transaction():
+        await owner.execute("LOCK TABLE flash.operation")
+        with pytest.raises(AwayError, match="lock timeout"):
+            async with connected(database.owner_url) as connection, rehearsed(connection):
+                await connection.fetchval(RECORD, KEY, "ana", "sale.pause", "s", "a fire drill")

@@ -192,6 +192,7 @@ async def test_a_word_that_was_done_before_is_not_called_done(
     told = capsys.readouterr().out
     assert told.startswith("nothing done now: done before under key operator-key-0001\n")
     assert "OPEN" in told
+    assert "[" not in told  # how many items, and not which
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ class Flash:
             "FLASH_HOME": str(home),
             "FLASH_PORT": "0",
             "FLASH_OPS_PORT": "0",
+            "FLASH_ADMIN_PORT": "0",
             "FLASH_AUTH": "off",
         }
 
@@ -78,6 +79,7 @@ def test_up_is_ready_heals_survives_a_second_up_and_goes_down_whole(flash: Flash
     assert code == Exit.OK
     assert first["sale"]["skus"]
     before = flash.await_ready(restarts=0)
+    assert first["admin"] == [f"http://127.0.0.1:{before['admin']['port']}"]
     assert {role.name for role in ROLES} < set(before)
     assert flash("up") == (Exit.OK, first)
     for row in before.values():
@@ -117,6 +119,8 @@ def test_the_shop_may_listen_elsewhere_and_operations_stay_on_loopback(flash: Fl
     rows = flash.await_ready(restarts=0)
     operations = [f"http://127.0.0.1:{row['ops_port']}" for row in rows.values() if row["ops_port"]]
     assert len(operations) == len(ROLES) + 1  # one of each role, and the balancer
-    for address in [*found["addresses"], *operations]:
-        with urllib.request.urlopen(f"{address}/livez", timeout=PATIENCE_SECONDS) as answer:  # noqa: S310 - our own address
+    (admin,) = found["admin"]
+    assert admin.startswith("http://127.0.0.1:")
+    for address in [*(f"{address}/livez" for address in (*found["addresses"], *operations)), f"{admin}/"]:
+        with urllib.request.urlopen(address, timeout=PATIENCE_SECONDS) as answer:  # noqa: S310 - our own address
             assert answer.status == 200

@@ -177,7 +177,7 @@ def test_a_seed_means_the_same_kills_and_another_seed_means_others() -> None:
 async def test_a_dead_letter_is_explained_by_the_books_and_by_nothing_else(
     database: Database, authority: Authority, owner: asyncpg.Connection
 ) -> None:
-    urls = Urls("", "", "", database.auditor_url, "", "", given("FLASH_TEST_RABBITMQ_URL"))
+    urls = Urls("", "", "", database.auditor_url, "", "", "", given("FLASH_TEST_RABBITMQ_URL"))
     await empty_payments()
     await drop_queues()
     async with broker() as channel:

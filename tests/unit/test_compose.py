@@ -15,12 +15,13 @@ import pytest
 import yaml
 
 from flashsale.contract.wire import WEBHOOK_PATH
-from flashsale.settings import PASSWORD, PREFIXES, REPOSITORY, TABLE, Settings
+from flashsale.settings import ADMIN, PASSWORD, PREFIXES, REPOSITORY, TABLE, Settings
 from flashsale.stack.roles import GATEWAYS, MIGRATE, ROLE_BY_NAME, ROLES, SEED, DatabaseRole, OneShot
 from flashsale.stack.running import (
     SERVICE_ORDER,
     Seat,
     Urls,
+    admin_links,
     gateway_variable,
     one_shot_environment,
     payment_links,
@@ -41,7 +42,7 @@ BALANCER = "loadbalancer"
 ONE_SHOTS: dict[str, OneShot] = {shot.name: shot for shot in (MIGRATE, SEED)}
 OURS = sorted({*ROLE_BY_NAME, *ONE_SHOTS})
 LONG_RUNNING = sorted(SERVICES.keys() - ONE_SHOTS)
-PUBLISHED = {BALANCER, "postgres", "redis", *GATEWAYS.values()}
+PUBLISHED = {BALANCER, ADMIN, "postgres", "redis", *GATEWAYS.values()}
 # The one form of interpolation that Compose v1 and v2 and a shell read alike.
 VARIABLE = re.compile(r"\$\{([A-Z_]+):-([^${}]*)\}")
 CONFIDENTIAL = {setting.variable for setting in TABLE if setting.secret or setting.name.endswith("_url")}
@@ -56,6 +57,7 @@ MOVED = {
 USER_OF = {
     DatabaseRole.APP: OTHER_ROLES["app"],
     DatabaseRole.AUDITOR: OTHER_ROLES["auditor"],
+    DatabaseRole.ADMIN: OTHER_ROLES["admin"],
     DatabaseRole.OWNER: OWNER_ROLE,
 }
 
@@ -177,7 +179,9 @@ def test_an_environment_is_settings_that_the_process_accepts(name: str, given: d
 def test_a_setting_that_the_launcher_hands_on_is_handed_on_here() -> None:
     # Somebody would set it in .env, where it would silently do nothing.
     told = {variable for name in OURS for variable in environment_of(name)} | {"FLASH_HOME", "FLASH_APT"}
-    of_the_topology = {"FLASH_BACKEND", "FLASH_INSTANCE"} | {f"FLASH_{role.count.upper()}" for role in ROLES}
+    of_the_topology = {"FLASH_BACKEND", "FLASH_INSTANCE", "FLASH_ADMIN_PORT"} | {
+        f"FLASH_{role.count.upper()}" for role in ROLES
+    }
     of_the_demonstration = {"FLASH_SHOPPERS", "FLASH_VIEWERS", "FLASH_ARRIVAL_SECONDS"}
     refused_here = {"FLASH_CRASH_AT"}  # a container listens beyond loopback
     assert {setting.variable for setting in TABLE} == told | of_the_topology | of_the_demonstration | refused_here
@@ -202,17 +206,26 @@ def test_a_process_gets_the_secrets_and_addresses_that_the_launcher_gives_it(nam
         {"FLASH_HOME": str(tmp_path), "FLASH_JWT_SECRET": "x" * 32, "FLASH_RECEIPT_KEYS": "y" * 32}
     )
     role_url = "postgresql://a:b@h/d"
-    urls = Urls("", "postgresql://h/d", role_url, role_url, role_url, "redis://h", "amqp://h")
+    urls = Urls("", "postgresql://h/d", role_url, role_url, role_url, role_url, "redis://h", "amqp://h")
     if name in ONE_SHOTS:
         expected, database = one_shot_environment(ONE_SHOTS[name], settings, urls), ONE_SHOTS[name].database
     else:
-        links = payment_links([Seat(role, 0, 1, 2) for role in ROLES], settings, Instance(tmp_path, "up"))
+        seats = [Seat(role, 0, 1, 2) for role in ROLES]
+        links = payment_links(seats, settings, Instance(tmp_path, "up")) | {ADMIN: admin_links(seats, settings)}
         expected = role_environment(ROLE_BY_NAME[name], settings, urls) | links.get(name, {})
         database = ROLE_BY_NAME[name].database
     environment = environment_of(name)
     assert environment.keys() & CONFIDENTIAL == expected.keys() & CONFIDENTIAL
     if "FLASH_POSTGRES_URL" in environment:
         assert urlsplit(environment["FLASH_POSTGRES_URL"]).username == USER_OF[database]
+
+
+def test_the_admin_page_is_reached_at_its_published_port_and_by_nobody_else() -> None:
+    for given, port in (({}, "7080"), ({"FLASH_ADMIN_PORT": "7099"}, "7099")):
+        assert environment_of(ADMIN, **given)["FLASH_ADMIN_ORIGIN"] == f"http://127.0.0.1:{port}"
+        assert resolved(SERVICES[ADMIN]["ports"][0], given) == f"127.0.0.1:{port}:8080"
+    own = set(SERVICES[ADMIN]["networks"]) - {"stores"}
+    assert [name for name in SERVICES if own & set(SERVICES[name]["networks"])] == [ADMIN]
 
 
 def test_every_process_is_told_the_same_address_of_a_store() -> None:
@@ -236,7 +249,7 @@ def test_a_variable_may_stand_in_the_env_file_that_the_launcher_reads_too() -> N
 
 
 def test_every_default_secret_says_that_it_is_none_and_is_acceptable() -> None:
-    assert len(secrets()) == 9
+    assert len(secrets()) == 10
     for word in secrets().values():
         assert word.startswith("demonstration-only-")
         assert PASSWORD.parse(word) == word
@@ -269,6 +282,7 @@ def test_the_environment_for_this_machine_leads_to_the_published_stores(given: d
     assert settings.postgres_app_password == migrate["FLASH_POSTGRES_APP_PASSWORD"]
     assert settings.postgres_auditor_password == migrate["FLASH_POSTGRES_AUDITOR_PASSWORD"]
     assert settings.postgres_operator_password == migrate["FLASH_POSTGRES_OPERATOR_PASSWORD"]
+    assert settings.postgres_admin_password == migrate["FLASH_POSTGRES_ADMIN_PASSWORD"]
     assert urlsplit(upkeep["FLASH_POSTGRES_URL"]).password == settings.postgres_app_password
 
 
@@ -338,9 +352,10 @@ def test_what_must_survive_is_on_a_volume_of_its_own() -> None:
         for name, service in SERVICES.items()
     }
     assert {name: volumes for name, volumes in named.items() if volumes} == {
-        name: [name] for name in (*SERVICE_ORDER, *GATEWAYS.values())
+        name: [name] for name in (*SERVICE_ORDER, *GATEWAYS.values(), ADMIN)
     }
-    assert set(COMPOSE["volumes"]) == {*SERVICE_ORDER, *GATEWAYS.values()}
+    assert set(COMPOSE["volumes"]) == {*SERVICE_ORDER, *GATEWAYS.values(), ADMIN}
+    assert environment_of(ADMIN)["FLASH_ADMIN_USERS"].startswith(SERVICES[ADMIN]["volumes"][0].partition(":")[2] + "/")
     for role in GATEWAYS.values():
         journal = environment_of(role)["FLASH_GATEWAY_JOURNAL"]
         assert journal.startswith(SERVICES[role]["volumes"][0].partition(":")[2] + "/")

@@ -102,6 +102,17 @@ def test_auth_off_stays_on_loopback() -> None:
     assert "loopback" in problem
 
 
+def test_the_admin_page_stays_on_loopback_unless_something_stands_in_front() -> None:
+    assert load(FLASH_ROLE="admin", FLASH_HOST="::1").admin_origin == ""
+    assert load(FLASH_ROLE="upkeep", FLASH_HOST="0.0.0.0").admin_origin == ""
+    (problem,) = refused({"FLASH_ROLE": "admin", "FLASH_HOST": "0.0.0.0"})
+    assert "FLASH_ADMIN_ORIGIN" in problem
+    for origin in ("https://admin.example", "https://admin.example:8443", "http://127.0.0.1:7080", "http://[::1]:7080"):
+        assert load(FLASH_ROLE="admin", FLASH_HOST="0.0.0.0", FLASH_ADMIN_ORIGIN=origin).admin_origin == origin
+    for origin in ("http://admin.example", "https://admin.example/", "https://a b", "http://127.0.0.1", "*"):
+        assert refused({"FLASH_ADMIN_ORIGIN": origin})
+
+
 def test_a_crash_is_armed_for_tests_alone() -> None:
     assert load(FLASH_AUTH="off", FLASH_CRASH_AT="upkeep.applied:2:stop").crash_at == "upkeep.applied:2:stop"
     (problem,) = refused({"FLASH_CRASH_AT": "upkeep.applied"})

@@ -40,6 +40,7 @@ async def _migrate(settings: Settings) -> dict[str, object]:
         "flash_app": settings.postgres_app_password,
         "flash_auditor": settings.postgres_auditor_password,
         "flash_operator": settings.postgres_operator_password,
+        "flash_admin": settings.postgres_admin_password,
     }
     return {"applied": await migrate(settings.postgres_url, {role: word for role, word in passwords.items() if word})}
 

@@ -10,7 +10,7 @@ from importlib import resources
 import asyncpg
 
 LOCK = 0x666C617368  # "flash": two starts at once run the migrations one after the other
-ROLES = ("flash_app", "flash_auditor", "flash_operator")  # what the last migration grants to
+ROLES = ("flash_app", "flash_auditor", "flash_operator", "flash_admin")  # what the last migration grants to
 
 
 class MigrationError(Exception):

@@ -162,7 +162,7 @@ async def run(parsed: argparse.Namespace, context: Context) -> None:
         return
     if key:
         print(f"done under key {key}" if is_new else f"nothing done now: done before under key {key}")
-    show(context, found, _SHOWN)
+    show(context, found | {"items": len(found["items"])}, _SHOWN)
     if parsed.verb in {"show", "add-item", "restock", "clone"}:
         print()
         show(context, found["items"], _SHOWN_ITEM)

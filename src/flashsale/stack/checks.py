@@ -179,7 +179,7 @@ async def audit(parsed: argparse.Namespace, settings: Settings) -> int:
         if not parsed.verify:  # a signature can be checked without a shop
             raise
         urls = dict.fromkeys(("postgres_auditor", "postgres_operator", "redis", "rabbitmq", *GATEWAYS.values()), "")
-    known = Urls("", "", "", urls["postgres_auditor"], urls["postgres_operator"], urls["redis"], urls["rabbitmq"])
+    known = Urls("", "", "", urls["postgres_auditor"], urls["postgres_operator"], "", urls["redis"], urls["rabbitmq"])
     environment = one_shot_environment(shot, settings, known)
     environment |= {gateway_variable(method): urls[role] for method, role in GATEWAYS.items()}
     return await _run(shot.arguments, environment, quiet_stdout=False)

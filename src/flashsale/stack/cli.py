@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from flashsale.admin import users as admin_users
 from flashsale.operate import buyer as operate_buyer
 from flashsale.operate import dlq as operate_dlq
 from flashsale.operate import merchant as operate_merchant
@@ -26,6 +27,7 @@ from flashsale.stack.console import Say, table
 from flashsale.stack.exits import EXIT_CODES_HELP, Exit, StackError
 from flashsale.stack.options import KILLABLE, WORKERS, DemoOptions, SoakOptions
 from flashsale.stack.roles import uses
+from flashsale.stack.state import admin_users as admin_users_file
 from flashsale.stack.state import jwt_secret
 
 EVERY_BACKEND = "all"
@@ -329,6 +331,14 @@ def _token(parsed: argparse.Namespace, settings: Settings, _: Say) -> int:
     return Exit.OK
 
 
+def _admin(parsed: argparse.Namespace, settings: Settings) -> int:
+    try:
+        admin_users.run(parsed, admin_users_file(settings))
+    except admin_users.UsersError as error:
+        raise StackError(str(error), Exit.FAILED) from error
+    return Exit.OK
+
+
 def _webhooks_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("url", help="where each event is posted")
     parser.add_argument("--secret-file", required=True, metavar="FILE", help="holds whsec_<base64 of 24 to 64 bytes>")
@@ -456,10 +466,10 @@ COMMANDS = (
     ),
     Command(
         "purchase",
-        "one purchase: show, refund, restock, cancel",
+        "purchases: find, show, refund, restock, cancel",
         "A refund gives back all that was paid, through the payment worker, exactly once; units go on sale again when told.\n"
         "Each deed names its operator and its reason, and is done once per --key.\n\n"
-        "examples:\n  ./flash purchase show 3f1c0c6e-0000-8000-8000-000000000001\n"
+        "examples:\n  ./flash purchase find --sku sneaker-42 --state PAID --last 20\n  ./flash purchase show 3f1c0c6e-0000-8000-8000-000000000001\n"
         "  ./flash purchase refund 3f1c0c6e-0000-8000-8000-000000000001 --reason 'arrived broken'\n"
         "  ./flash purchase restock 3f1c0c6e-0000-8000-8000-000000000001 --reason 'came back whole'",
         lambda parsed, settings, _: operations.run(operate_purchase.run, parsed, settings),
@@ -494,6 +504,16 @@ COMMANDS = (
         "examples:\n  ./flash operations\n  ./flash operations --subject sample --json",
         lambda parsed, settings, _: operations.run(operate_operations.run, parsed, settings),
         operate_operations.options,
+    ),
+    Command(
+        "admin",
+        "who may sign in to the admin page: add, role, password, remove",
+        "Keeps names, roles and hashed passwords in a file under FLASH_HOME, or in FLASH_ADMIN_USERS. A change takes effect at\n"
+        "once; a new password and a removal end the sessions of that name. A viewer looks, an operator changes things too.\n\n"
+        "examples:\n  ./flash admin add olga --role operator\n  ./flash admin add jon --role viewer --generate\n"
+        "  ./flash admin remove jon",
+        lambda parsed, settings, _: _admin(parsed, settings),
+        admin_users.options,
     ),
     Command(
         "bench",

@@ -120,10 +120,12 @@ def _ports(settings: Settings) -> list[Finding]:
     servers = 1 + sum(
         getattr(settings, role.count) for role in wanted if role.serves or role.listens
     )  # 1: the balancer
-    everyone = 1 + sum(getattr(settings, role.count) for role in wanted)
+    everyone = 1 + settings.admin_processes + sum(getattr(settings, role.count) for role in wanted)
+    admin = [_range("admin_port", LOOPBACK, settings.admin_port, 1)] if settings.admin_processes else []
     return [
         _range("port", settings.host, settings.port, servers),
         _range("ops_port", LOOPBACK, settings.ops_port, everyone),
+        *admin,
     ]
 
 

@@ -13,14 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flashsale.settings import REPOSITORY, Settings
+from flashsale.settings import ADMIN, REPOSITORY, Settings
 from flashsale.stack import processes
 from flashsale.stack.console import table
 from flashsale.stack.exits import Exit, StackError
 from flashsale.stack.processes import Identity
 from flashsale.stack.roles import SEED
 from flashsale.stack.running import running_stack
-from flashsale.stack.state import Instance, instances
+from flashsale.stack.state import Instance, admin_users, instances
 
 UP = "up"
 UP_WITHIN_S = 600.0  # installed packages aside, the slowest honest start is a broker on a cold disk and a busy machine
@@ -31,7 +31,9 @@ POLL_S = 0.1
 async def up_in_foreground(settings: Settings, say: Callable[[str], None], *, as_json: bool) -> Exit:
     """Run the instance until Ctrl-C or SIGTERM; both are its normal end."""
     backends = (settings.backend,)
-    async with running_stack(settings, instance=UP, services=(), backends=backends, say=say, fixed_ports=True) as stack:
+    async with running_stack(
+        settings, instance=UP, services=(), roles=(ADMIN,), backends=backends, say=say, fixed_ports=True
+    ) as stack:
         sale = json.loads(await stack.run(SEED))
         stack.announce(sale=sale)
         stop = asyncio.Event()
@@ -153,6 +155,7 @@ def report(settings: Settings) -> dict[str, Any]:
         "error": state.get("error"),
         "supervisor_pid": supervisor.pid if running and supervisor else None,
         "addresses": state.get("addresses", []) if running else [],
+        "admin": state.get("admin", []) if running else [],
         "sale": state.get("sale") if running else None,
         "processes": rows,
     }
@@ -170,6 +173,7 @@ def clean(settings: Settings, say: Callable[[str], None], *, everything: bool) -
         say(f"removed the data of {instance.name!r}")
     if everything:
         (settings.home / "jwt_secret").unlink(missing_ok=True)
+        (settings.home / "admin_users.json").unlink(missing_ok=True)
         (settings.home / "venv.lock").unlink(missing_ok=True)
         # Last: it holds the Python that runs this.
         shutil.rmtree(settings.home / "venv", ignore_errors=True)
@@ -203,7 +207,8 @@ def _print_addresses(state: dict[str, Any], settings: Settings, *, as_json: bool
     addresses = state.get("addresses", [])
     sale = state.get("sale") or {}
     if as_json:
-        print(json.dumps({"status": state.get("status"), "addresses": addresses, "sale": sale}), flush=True)
+        found = {"status": state.get("status"), "addresses": addresses, "admin": state.get("admin", []), "sale": sale}
+        print(json.dumps(found), flush=True)
         return
     skus = sale.get("skus") or ["SKU"]
     who = "-H 'Buyer-Id: ana'" if settings.auth == "off" else '-H "Authorization: Bearer $(./flash token --buyer ana)"'
@@ -211,6 +216,9 @@ def _print_addresses(state: dict[str, Any], settings: Settings, *, as_json: bool
     if addresses:
         print(f"shoppers' page: {addresses[0]}/  (the balancer)")
         print(f"servers behind it: {' '.join(addresses[1:])}")
+        for address in state.get("admin", []):
+            known = admin_users(settings).exists()
+            print(f"admin page: {address}/" + ("" if known else "  (first: ./flash admin add NAME --role operator)"))
         print(
             f"try:  curl -i {addresses[0]}/purchases {who} -H 'Content-Type: application/json' \\\n"
             f"        -H 'Idempotency-Key: my-first-purchase' -H 'Prefer: wait=5' -d '{body}'"

@@ -7,7 +7,7 @@ from enum import StrEnum
 from itertools import chain
 
 from flashsale.contract.wire import METHODS
-from flashsale.settings import BACKENDS, GEVENT_RABBIT, MIXED
+from flashsale.settings import ADMIN, BACKENDS, GEVENT_RABBIT, MIXED
 
 
 class DatabaseRole(StrEnum):
@@ -17,6 +17,7 @@ class DatabaseRole(StrEnum):
     APP = "app"  # may call the functions that write stock
     AUDITOR = "auditor"  # may read everything and write nothing
     OPERATOR = "operator"  # may call the functions by which a person steps in; each leaves a row in `operation`
+    ADMIN = "admin"  # may call those of them that the admin page has
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,15 @@ ROLES: tuple[Role, ...] = (
         serves=False,
         count="auditor_processes",
     ),
+    Role(
+        name=ADMIN,
+        module="flashsale.admin",
+        needs=frozenset({"postgres", "rabbitmq"}),
+        database=DatabaseRole.ADMIN,
+        serves=False,
+        count="admin_processes",
+        listens=True,
+    ),
 )
 # Not in the table: it is a program of its own with settings of its own, and there is one for each backend to be reached.
 BALANCER = Role(
@@ -147,12 +157,14 @@ ROLE_BY_NAME = {role.name: role for role in ROLES}
 # What the servers of a backend need beside them, and no other backend's do.
 _BEHIND = {GEVENT_RABBIT: ("checkout",)}
 _OF_BACKENDS = frozenset({*BACKENDS[MIXED], *chain(*_BEHIND.values())})
+# What a person is served by, and no sale needs: `up` starts it, and what ends by itself does not.
+_OF_PEOPLE = frozenset({ADMIN})
 
 
 def roles_of(backend: str) -> tuple[str, ...]:
     """The names of all roles that a sale on `backend` (a key of settings.BACKENDS) needs, without the balancer."""
     own = {*BACKENDS[backend], *chain(*(_BEHIND.get(name, ()) for name in BACKENDS[backend]))}
-    return tuple(role.name for role in ROLES if role.name in own or role.name not in _OF_BACKENDS)
+    return tuple(role.name for role in ROLES if role.name in own or role.name not in _OF_BACKENDS | _OF_PEOPLE)
 
 
 def uses(backend: str, role: str) -> bool:

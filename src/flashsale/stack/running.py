@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from flashsale.contract.wire import WEBHOOK_PATH
-from flashsale.settings import BACKENDS, BALANCER_TABLE, REPOSITORY, TABLE, Settings
+from flashsale.settings import ADMIN, BACKENDS, BALANCER_TABLE, REPOSITORY, TABLE, Settings
 from flashsale.stack import probes, services
 from flashsale.stack.console import Say
 from flashsale.stack.exits import Exit, StackError
@@ -28,7 +28,7 @@ from flashsale.stack.roles import (
     Role,
     roles_of,
 )
-from flashsale.stack.state import Instance, admin_socket, jwt_secret
+from flashsale.stack.state import Instance, admin_socket, admin_users, jwt_secret
 from flashsale.stack.supervisor import Process, ProcessSpec, Supervisor
 
 OPEN_FILES_WANTED = 65_536  # a server's sockets, and the shoppers' in a demo
@@ -40,7 +40,7 @@ SOCKET_PATH_CHARS_MAX = 101
 ROLE_READY_WITHIN_S = 60.0  # once every service that it waits for is there
 SERVICE_ORDER = ("postgres", "redis", "rabbitmq")
 # Given per process or per identity below; the rest of the settings is handed on as the user gave it.
-_OWN_WAY = frozenset({"home", "port", "ops_port", "role", "instance", "apt"})
+_OWN_WAY = frozenset({"home", "port", "ops_port", "role", "instance", "apt", "admin_port", "admin_users"})
 
 
 PAYMENTS = "payments"
@@ -65,6 +65,7 @@ class Urls:
     postgres_app: str
     postgres_auditor: str
     postgres_operator: str
+    postgres_admin: str
     redis: str
     rabbitmq: str
 
@@ -78,6 +79,7 @@ class Urls:
             postgres_app=postgres.get("app", ""),
             postgres_auditor=postgres.get("auditor", ""),
             postgres_operator=postgres.get("operator", ""),
+            postgres_admin=postgres.get("admin", ""),
             redis=by_name.get("redis", {}).get("app", ""),
             rabbitmq=by_name.get("rabbitmq", {}).get("app", ""),
         )
@@ -88,6 +90,7 @@ class Urls:
             DatabaseRole.APP: self.postgres_app,
             DatabaseRole.AUDITOR: self.postgres_auditor,
             DatabaseRole.OPERATOR: self.postgres_operator,
+            DatabaseRole.ADMIN: self.postgres_admin,
         }[role]
 
 
@@ -186,7 +189,7 @@ async def running_stack(
             # The balancers' ports come first: FLASH_PORT is where shoppers go.
             balancers = [ports.seat(BALANCER, index) for index in range(len(backends))]
             seats = [ports.seat(role, index) for role in wanted for index in range(getattr(settings, role.count))]
-            links = payment_links(seats, settings, place)
+            links = payment_links(seats, settings, place) | {ADMIN: admin_links(seats, settings)}
             await supervisor.start(
                 *(_role_spec(seat, settings, stack.urls, links.get(seat.role.name, {})) for seat in seats)
             )
@@ -207,6 +210,7 @@ async def running_stack(
                     for method, role in GATEWAYS.items()
                 },
             },
+            admin=[f"http://{LOOPBACK}:{p.port}" for p in stack.processes if p.role == ADMIN],
             addresses=[
                 address for role in (BALANCER, *wanted) if role.serves for address in stack.addresses(role.name)
             ],
@@ -250,6 +254,16 @@ def payment_links(seats: Iterable[Seat], settings: Settings, instance: Instance)
     return links
 
 
+def admin_links(seats: Iterable[Seat], settings: Settings) -> dict[str, str]:
+    """What the admin page must know: where it may listen, who may sign in, and whom it asks for the last audit."""
+    auditors = [f"http://{LOOPBACK}:{seat.ops_port}" for seat in seats if seat.role.name == AUDITOR]
+    return {
+        "FLASH_HOST": LOOPBACK,
+        "FLASH_ADMIN_USERS": str(admin_users(settings)),
+        "FLASH_AUDITOR_URL": settings.auditor_url or next(iter(auditors), ""),
+    }
+
+
 def gateway_variable(method: str) -> str:
     """The variable that leads to the gateway of a way to pay."""
     return f"FLASH_GATEWAY_{method.upper()}_URL"
@@ -268,6 +282,7 @@ def one_shot_environment(shot: OneShot, settings: Settings, urls: Urls) -> dict[
         environment["FLASH_POSTGRES_APP_PASSWORD"] = _password_in(urls.postgres_app)
         environment["FLASH_POSTGRES_AUDITOR_PASSWORD"] = _password_in(urls.postgres_auditor)
         environment["FLASH_POSTGRES_OPERATOR_PASSWORD"] = _password_in(urls.postgres_operator)
+        environment["FLASH_POSTGRES_ADMIN_PASSWORD"] = _password_in(urls.postgres_admin)
     return environment
 
 
@@ -373,8 +388,11 @@ class _Ports:
         self._taken: set[int] = set()
         self._traffic = count(settings.port) if fixed and settings.port else None
         self._operations = count(settings.ops_port) if fixed and settings.ops_port else None
+        self._admin = count(settings.admin_port) if fixed and settings.admin_port else None
 
     def seat(self, role: Role, index: int) -> Seat:
+        if role.name == ADMIN:
+            return Seat(role, index, self._next(LOOPBACK, self._admin, "FLASH_ADMIN_PORT"), self.operations())
         return Seat(role, index, self.traffic() if role.serves or role.listens else None, self.operations())
 
     def traffic(self) -> int:

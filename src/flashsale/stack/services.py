@@ -26,7 +26,7 @@ from flashsale.stack.supervisor import ProcessSpec
 DATABASE = "flash"
 OWNER_ROLE = "flash_owner"
 # Who may do what there: stack/roles.py.
-OTHER_ROLES = {"app": "flash_app", "auditor": "flash_auditor", "operator": "flash_operator"}
+OTHER_ROLES = {"app": "flash_app", "auditor": "flash_auditor", "operator": "flash_operator", "admin": "flash_admin"}
 DERIVED_PASSWORD_CHARS = 32  # of hexadecimal: 128 bits, as good as a random one
 APT_WITHIN_S = 900.0
 # Recovery after a kill, on a busy machine.

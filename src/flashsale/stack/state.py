@@ -24,6 +24,7 @@ PASSWORDS = (
     "postgres_app",
     "postgres_auditor",
     "postgres_operator",
+    "postgres_admin",
     "redis",
     "rabbitmq",
     "erlang_cookie",
@@ -165,6 +166,11 @@ def jwt_secret(settings: Settings) -> str:
     if re.fullmatch(r"\S{32,}", secret) is None:
         raise StackError(f"{path} does not hold a secret; remove it and a new one is made", Exit.USAGE)
     return secret
+
+
+def admin_users(settings: Settings) -> Path:
+    """The file of those who may sign in to the admin page: the one that is named, else one in FLASH_HOME."""
+    return settings.admin_users if settings.given("admin_users") else settings.home / "admin_users.json"
 
 
 def _taken(handle: int, tries: int) -> bool:

@@ -55,7 +55,10 @@ def _read(path: Path) -> File:
     return File(body, MappingProxyType({"Content-Type": _TYPES[path.suffix], "ETag": tag, **_HEADERS}))
 
 
-FILES: Mapping[str, File] = MappingProxyType(
-    {path.name: _read(path) for path in sorted(Path(__file__).parent.iterdir()) if path.suffix in _TYPES}
-)
+def read(folder: Path) -> Mapping[str, File]:
+    """The files of a folder that a page may be made of, by name."""
+    return MappingProxyType({path.name: _read(path) for path in sorted(folder.iterdir()) if path.suffix in _TYPES})
+
+
+FILES = read(Path(__file__).parent)
 """By name. The page itself is ``PAGE``; under ``STATIC_PATH`` are the others, and it too."""

@@ -90,9 +90,21 @@ def test_nothing_running_is_told_by_status_and_fine_for_down(tmp_path: Path) -> 
 
 
 def test_doctor_names_a_fix_for_what_cannot_be_had(tmp_path: Path) -> None:
-    done = flash("doctor", "--json", home=tmp_path, FLASH_APT="off", FLASH_PORT="0", FLASH_OPS_PORT="0")
+    done = flash(
+        "doctor", "--json", home=tmp_path, FLASH_APT="off", FLASH_PORT="0", FLASH_OPS_PORT="0", FLASH_ADMIN_PORT="0"
+    )
     findings = {finding["name"]: finding for finding in json.loads(done.stdout)["findings"]}
-    assert {"python", "environment", "postgres", "redis", "rabbitmq", "port", "open files", "memory"} <= set(findings)
+    assert {
+        "python",
+        "environment",
+        "postgres",
+        "redis",
+        "rabbitmq",
+        "port",
+        "admin_port",
+        "open files",
+        "memory",
+    } <= set(findings)
     assert all(bool(finding["fix"]) == (finding["health"] == "bad") for finding in findings.values())
     bad = [finding for finding in findings.values() if finding["health"] == "bad"]
     assert done.returncode == (Exit.MISSING if bad else Exit.OK)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flashsale.settings import TABLE, Settings
+from flashsale.settings import ADMIN, TABLE, Settings
 from flashsale.stack.checks import check_environment
 from flashsale.stack.exits import Exit, StackError
 from flashsale.stack.lifecycle import DOWN_WITHIN_S
@@ -46,6 +46,7 @@ URLS = Urls(
     postgres_app=f"postgresql://{OTHER_ROLES['app']}:pw-app@127.0.0.1:1/flash",
     postgres_auditor=f"postgresql://{OTHER_ROLES['auditor']}:pw-auditor@127.0.0.1:1/flash",
     postgres_operator=f"postgresql://{OTHER_ROLES['operator']}:pw-operator@127.0.0.1:1/flash",
+    postgres_admin=f"postgresql://{OTHER_ROLES['admin']}:pw-admin@127.0.0.1:1/flash",
     redis="redis://:pw-redis@127.0.0.1:2/0",
     rabbitmq="amqp://flash:pw-rabbit@127.0.0.1:3/%2F",
 )
@@ -78,10 +79,10 @@ def test_the_table_is_consistent() -> None:
 def test_a_process_gets_its_own_database_role_and_services_only(role: Role, settings: Settings) -> None:
     environment = role_environment(role, settings, URLS)
     assert environment.get("FLASH_POSTGRES_URL") == (URLS.postgres(role.database) if "postgres" in role.needs else None)
-    assert role.database is (DatabaseRole.AUDITOR if role.name == AUDITOR else DatabaseRole.APP)
-    assert ("FLASH_JWT_SECRET" in environment) == (bool(role.needs) and role.name != AUDITOR)
+    assert role.database is {AUDITOR: DatabaseRole.AUDITOR, ADMIN: DatabaseRole.ADMIN}.get(role.name, DatabaseRole.APP)
+    assert ("FLASH_JWT_SECRET" in environment) == (bool(role.needs) and role.database is DatabaseRole.APP)
     everything = " ".join(environment.values())
-    others = {"super", "owner", "operator", "app", "auditor"} - {role.database.value}
+    others = {"super", "owner", "operator", "app", "auditor", "admin"} - {role.database.value}
     for secret in others:
         assert f"pw-{secret}" not in everything
     for service in ("redis", "rabbitmq"):
@@ -127,6 +128,7 @@ def test_only_migrate_learns_the_passwords_it_sets(settings: Settings) -> None:
     assert migrate["FLASH_POSTGRES_APP_PASSWORD"] == "pw-app"
     assert migrate["FLASH_POSTGRES_AUDITOR_PASSWORD"] == "pw-auditor"
     assert migrate["FLASH_POSTGRES_OPERATOR_PASSWORD"] == "pw-operator"
+    assert migrate["FLASH_POSTGRES_ADMIN_PASSWORD"] == "pw-admin"
     for shot in (SEED, AUDIT):
         environment = one_shot_environment(shot, settings, URLS)
         assert not [name for name in environment if name.endswith("_PASSWORD")]
@@ -176,7 +178,7 @@ def test_a_backend_needs_its_own_servers_and_what_all_need() -> None:
     of_all = {"upkeep", "payments", "auditor", *GATEWAYS.values()}
     assert set(roles_of("asyncio_redis")) == {"asyncio_redis"} | of_all
     assert set(roles_of("gevent_rabbit")) == {"gevent_rabbit", "checkout"} | of_all
-    assert set(roles_of("mixed")) == {role.name for role in ROLES}
+    assert set(roles_of("mixed")) == {role.name for role in ROLES} - {ADMIN}  # which `up` starts, for people
     assert not uses("asyncio_redis", "checkout")
     assert uses("asyncio_redis", "postgres")
     assert uses("gevent_rabbit", BALANCER.name)

@@ -1,0 +1,65 @@
+"""What the overview shows, read once for all who look at it: any number of open pages cost the stores what one does."""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable
+from typing import Any
+
+import aiohttp
+
+from flashsale.operate import dlq, sale
+from flashsale.operate.context import Context, OperationError
+
+FRESH_SECONDS = 1.0
+AUDITOR_SECONDS = 2.0
+REPORT_BYTES_MAX = 1024 * 1024
+
+
+class Figures:
+    """The overview, at most ``FRESH_SECONDS`` old. A part whose store is away says so, and the others are shown."""
+
+    def __init__(self, context: Context, auditor_url: str, session: aiohttp.ClientSession) -> None:
+        self._context = context
+        self._auditor_url = auditor_url
+        self._session = session
+        self._reading: asyncio.Task[dict[str, Any]] | None = None
+        self._read_at = float("-inf")
+
+    async def overview(self) -> dict[str, Any]:
+        """One reading, shared by whoever asks while it lasts and for a moment after."""
+        reading = self._reading
+        if reading is None or (reading.done() and time.monotonic() - self._read_at > FRESH_SECONDS):
+            reading = self._reading = asyncio.create_task(self._read())
+        return await asyncio.shield(reading)  # who goes away takes it from nobody
+
+    def close(self) -> None:
+        """Nobody asks any more."""
+        if self._reading is not None:
+            self._reading.cancel()
+
+    async def _read(self) -> dict[str, Any]:
+        audit, sales, aside = await asyncio.gather(
+            _part(self._audit()), _part(sale.listed(self._context)), _part(dlq.counted(self._context))
+        )
+        self._read_at = time.monotonic()
+        return {"audit": audit, "sales": sales, "aside": aside}
+
+    async def _audit(self) -> dict[str, Any]:
+        if not self._auditor_url:
+            raise OperationError("no auditor is known here; run `./flash audit`")
+        try:
+            limit = aiohttp.ClientTimeout(total=AUDITOR_SECONDS)
+            async with self._session.get(f"{self._auditor_url}/report", timeout=limit) as answer:
+                report = json.loads(await answer.content.read(REPORT_BYTES_MAX))
+                shown = ("clean", "ready", "passes", "failed_passes", "age_s", "violations", "findings")
+                return {name: report[name] for name in shown}
+        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
+            raise OperationError(f"the auditor does not answer: {str(error) or type(error).__name__}") from error
+
+
+async def _part(reading: Awaitable[Any]) -> dict[str, Any]:
+    try:
+        return {"is": await reading}
+    except OperationError as error:
+        return {"away": str(error)}
