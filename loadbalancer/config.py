@@ -212,7 +212,7 @@ TABLE: tuple[Setting, ...] = (
     Setting("body_timeout", "10", _seconds(0.05, 300), "a client has so long for a body, and a second more per KiB that came"),
     Setting("idle_timeout", "75", _seconds(0.05, 3600), "a client's connection is kept so long between requests"),
     Setting("stall_timeout", "30", _seconds(0.05, 3600), "who does not read what was sent is given up after this"),
-    Setting("pool_size", "256", integer(0, 10_000), "idle connections kept per server"),
+    Setting("pool_size", "1024", integer(0, 10_000), "idle connections kept per server"),
     Setting("pool_timeout", "4", _seconds(0.05, 3600), "an idle one is kept so long; less than the servers keep theirs"),
     Setting("maxconn", "1024", integer(0, 1_000_000),
             "requests a server is given at once, event streams and long polls apart; past it they wait here; shared out among the workers; 0 = any number"),

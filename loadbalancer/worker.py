@@ -7,6 +7,7 @@ outlive it belongs to the parent.
 import asyncio
 import contextlib
 import ctypes
+import gc
 import logging
 import os
 import resource
@@ -33,6 +34,9 @@ from loadbalancer.shared import Shared
 PR_SET_PDEATHSIG = 1
 ACCEPTING_SECONDS = 0.05  # what was accepted before the last look at the queue has its connection by then
 EXIT_UNCHECKED = 1
+# Objects made between two garbage collections, some megabytes. At Python's own 700 each looks through thousands of streams and
+# connections that all stay: up to 21 ms with five thousand of them.
+COLLECT_EVERY = 20_000
 
 
 class Worker:
@@ -166,6 +170,9 @@ async def work(number: int) -> int:
     questions = await Questions.over(socket.socket(fileno=number))
     hello = await questions.first()
     worker = Worker(hello, questions)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_EVERY)
     questions.answer(hello)
     return await worker.run()
 
