@@ -145,22 +145,21 @@ class Exchange:
         self._was_reused = is_reused
         head = self.head
         connection.begin(self, head.method)
-        assert self._body is not None
-        parts = [forward.request(head, connection.server.authority, self._last(), is_resent=self._was_sent)]
+        body = self._body
+        assert body is not None
+        data = forward.request(head, connection.server.authority, self._last(), is_resent=self._was_sent)
         if head.is_chunked:
-            parts += map(forward.chunk, self._body)
-            if self._is_complete:
-                parts.append(forward.LAST_CHUNK)
+            data = b"".join((data, *map(forward.chunk, body), forward.LAST_CHUNK if self._is_complete else b""))
         else:
-            parts += self._body
+            data = data + body[0] if len(body) == 1 else b"".join((data, *body))
         self._was_sent = True
         self._sent_at = self._proxy.now()
         self.client.resume_reading()  # before the write, which may ask for a pause
-        connection.transport.write(b"".join(parts))
+        connection.transport.write(data)
         self._let_go()
         if self._is_complete:
             self._await_answer()
-        if self.head.method in retry.SAFE_METHODS and asks_to_wait(self.head.value(b"prefer") or b""):
+        if head.method in retry.SAFE_METHODS and asks_to_wait(self.head.value(b"prefer") or b""):
             self._stand_apart(connection.server)  # a long poll: by its own word no work, but waiting
 
     def unreached(self, server: Server, problem: str) -> None:
@@ -378,9 +377,8 @@ class Exchange:
         if sender.is_trusted and isinstance(head, RequestHead):
             self.request_id = self.request_id or forward.request_id(head) or self._proxy.next_id()
             return forward.last(sender.lines_of(head), self.request_id)
-        if not self.request_id:
-            self.request_id = self._proxy.next_id()
-        return forward.last(self.client.forwarded, self.request_id)
+        number = self.request_id = self.request_id or self._proxy.next_id()
+        return forward.last(self.client.forwarded, number)
 
     def _await_answer(self) -> None:
         if not self.status:
