@@ -73,6 +73,31 @@ async def test_a_key_in_chunks_is_sent_again_whole() -> None:
         assert [server.requests[0].body for server in servers] == [b"{ }", b"{ }"]
 
 
+@pytest.mark.parametrize("key", [KEY, b"X: y"], ids=["with a key", "without"])
+async def test_a_server_lost_while_the_body_is_coming(key: bytes) -> None:
+    servers = one_that_loses()
+    servers[0].reads_body = False
+    async with balanced(*servers) as balancer:
+        client = await balancer.client()
+        data = post(key, body=b"the same")
+        client.writer.write(data[:-4])
+
+        async def is_lost() -> bool:
+            return servers[0].closed == 1
+
+        await balancer.until(is_lost)
+        client.writer.write(data[-4:])
+        answer = await client.answer()
+        if key is KEY:
+            assert (answer.status, answer.body) == (200, b"b")
+            (again,) = servers[1].requests
+            assert (again.body, again.fields["retry-attempt"]) == (b"the same", "1")
+        else:
+            assert is_unknown(answer)
+            assert answer.fields["connection"] == "close", "nobody knows which of the next bytes are the body's"
+            assert executed(servers) == 1
+
+
 @pytest.mark.parametrize(
     ("data", "environ"),
     [
