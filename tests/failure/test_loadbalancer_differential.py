@@ -1,6 +1,7 @@
 # The same bytes to other proxies: what they do with what ours refuses, and every difference has its reason.
 import asyncio
 import contextlib
+import hashlib
 import signal
 import tempfile
 from collections.abc import AsyncIterator
@@ -53,18 +54,30 @@ backend servers
 
 
 class Peer(NamedTuple):
-    """Another proxy. ``version`` is the one that the table of its differences is of."""
+    """Another proxy, and the one program that the table of its differences is of: a distribution mends without a new version."""
 
     name: str
     version: str
+    digest: str
     config: str
     arguments: tuple[str, ...]
-    asks_version: str
 
 
 PEERS = (
-    Peer("nginx", "nginx/1.22.", NGINX, ("-c", "{home}/config", "-e", "{home}/log"), "-v"),
-    Peer("haproxy", "HAProxy version 2.6.", HAPROXY, ("-db", "-f", "{home}/config"), "-v"),
+    Peer(
+        "nginx",
+        "Debian's 1.22.1-9+deb12u9",
+        "1889a003e9f52ab89d09acf455730fca6b1afb4ce75464db9dda0c1b39fb161d",
+        NGINX,
+        ("-c", "{home}/config"),
+    ),
+    Peer(
+        "haproxy",
+        "Debian's 2.6.12-1+deb12u3",
+        "ce4aa2dfe4b1dc1043e3285dd24a124e56e02ffc4204a78c0f28d7cee472390f",
+        HAPROXY,
+        ("-db", "-f", "{home}/config"),
+    ),
 )
 
 # What a peer does, where ours does something else with an attack of that name:
@@ -72,6 +85,7 @@ PEERS = (
 #   passes on  bytes reach the server that its strict reader can read in no way, or in two
 #   refuses    what ours serves
 #   hangs      and waits for more of what ours has refused
+#   says no HTTP/1.1, which none of these two does
 LF = "takes LF alone for the end of a line, as RFC 9112 allows; then who reads lines by CR LF sees another message"
 ANEW = "is lenient and writes anew what it understood: a server behind it is safe, a check before it was not"
 TASTE = "has no such rule, or another limit; nothing is smuggled by that"
@@ -196,15 +210,14 @@ DIFFERENCES: dict[str, dict[str, tuple[str, str]]] = {
 
 
 @contextlib.asynccontextmanager
-async def running(peer: Peer, server: Recorder) -> AsyncIterator[int]:
+async def running(peer: Peer, program: Path, server: Recorder) -> AsyncIterator[int]:
     """Its port, in front of ``server``."""
-    program = told(f"FLASH_TEST_{peer.name.upper()}")
     with tempfile.TemporaryDirectory() as home:
         port = free_port()
         config = peer.config.format(home=home, port=port, server=server.port, body_max=BODY_MAX)
         (Path(home) / "config").write_text(config)
         child = await asyncio.create_subprocess_exec(
-            program, *(word.format(home=home) for word in peer.arguments), preexec_fn=dies_with_us(signal.SIGKILL)
+            str(program), *(word.format(home=home) for word in peer.arguments), preexec_fn=dies_with_us(signal.SIGKILL)
         )
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
@@ -227,18 +240,6 @@ async def _listens(port: int) -> bool:
     return True
 
 
-async def version_of(peer: Peer) -> str:
-    """The first line it says of itself."""
-    child = await asyncio.create_subprocess_exec(
-        told(f"FLASH_TEST_{peer.name.upper()}"),
-        peer.asks_version,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    said, _ = await child.communicate()
-    return said.decode().splitlines()[0]
-
-
 async def does(attack: Attack, port: int, server: Recorder, *, may_hang: bool) -> str:
     """One word for what it does with it; none if that is what ours does."""
     server.forget()
@@ -251,7 +252,10 @@ async def does(attack: Attack, port: int, server: Recorder, *, may_hang: bool) -
         return "hangs"
     goes_on = attack.refused is None and not attack.waits and not attack.closes
     expected = [*attack.passes, *[ENDED] * goes_on]
-    heard, _ = answers(said, [method for method, _, _ in server.requests])
+    try:
+        heard, _ = answers(said, [method for method, _, _ in server.requests])
+    except (ValueError, IndexError):
+        return "says no HTTP/1.1"
     refused = any(answer.status >= 400 for answer in heard)
     if any(stream.malformed is not None for stream in server.streams):
         return "passes on"
@@ -263,21 +267,22 @@ async def does(attack: Attack, port: int, server: Recorder, *, may_hang: bool) -
 
 @pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
 async def test_every_difference_from_another_proxy_is_known(peer: Peer) -> None:
-    server = await Recorder("a").start()
+    program = Path(told(f"FLASH_TEST_{peer.name.upper()}"))
+    is_that = hashlib.sha256(program.read_bytes()).hexdigest() == peer.digest
     known = DIFFERENCES[peer.name]
+    server = await Recorder("a").start()
     found: dict[str, set[str]] = {}
     try:
-        async with running(peer, server) as port:
+        async with running(peer, program, server) as port:
             for attack in ATTACKS:
                 name = f"{attack.row} {attack.name}"
-                may_hang = "hangs" in known.get(name, ("", ""))[0]
+                may_hang = not is_that or "hangs" in known.get(name, ("", ""))[0]
                 if what := await does(attack, port, server, may_hang=may_hang):
                     found.setdefault(name, set()).add(what)
     finally:
         await server.kill()
     said = {name: ", ".join(sorted(words)) for name, words in found.items()}
-    version = await version_of(peer)
-    if peer.version in version:
+    if is_that:
         assert said == {name: words for name, (words, _) in known.items()}
     else:
-        print(f"{version} is not {peer.version}, whose differences are known; of these nothing is expected")  # noqa: T201
+        print(f"{program} is not {peer.version}, whose differences are known; it has {said}")  # noqa: T201
