@@ -201,10 +201,17 @@ TABLE: tuple[Setting, ...] = (
             Kind("header:<name> or address, with commas between", _hash_sources), "consistent_hash goes by the first of these that a request has"),
     Setting("check_path", "/livez", _matching(r"/[A-Za-z0-9_.~/?=&-]{0,255}", "a path"), "a server that answers GET here with 2xx or 3xx is alive"),
     Setting("check_interval", "1", _seconds(0.05, 3600), "from one check of a server to its next"),
+    Setting("check_fast_interval", "0.25", _seconds(0.05, 3600), "the same while checks begin to say otherwise than before"),
     Setting("check_timeout", "1", _seconds(0.05, 60), "a check without an answer by then has failed"),
     Setting("check_rise", "2", integer(1, 100), "good checks in a row that bring a server back"),
     Setting("check_fall", "3", integer(1, 100), "bad checks in a row that take a server out"),
-    Setting("eject_after", "2", integer(1, 100), "failed connections in a row that take a server out at once"),
+    Setting("connect_fall", "2", integer(1, 100), "failed connections in a row that take a server out at once"),
+    Setting("eject_errors", "5", integer(0, 1000),
+            "requests in a row that a server loses, leaves unanswered or answers 500, 502 or 504, and is ejected for; 0 = never"),
+    Setting("eject_time", "10", _seconds(0.05, 3600), "it is ejected so long, and until a good check; the second time in a row twice as long, and so on"),
+    Setting("eject_time_max", "120", _seconds(0.05, 86_400), "and never longer than this"),
+    Setting("eject_max", "50", integer(0, 100), "per cent of the servers that may be ejected at once; one always stays"),
+    Setting("slow_start", "10", _seconds(0, 3600), "a server that comes back is given more and more for so long; 0 = everything at once"),
     Setting("connect_timeout", "1", _seconds(0.05, 60), "to make a connection to a server"),
     Setting("response_timeout", "40", _seconds(0.05, 3600), "from a request sent to the first of its answer; then 504"),
     Setting("stream_timeout", "3600", _seconds(0.05, 86_400), "an answer of unknown length may be silent for so long; one of a known length, LB_RESPONSE_TIMEOUT"),
@@ -256,10 +263,16 @@ class Config:
     hash: tuple[str, ...]
     check_path: str
     check_interval: float
+    check_fast_interval: float
     check_timeout: float
     check_rise: int
     check_fall: int
-    eject_after: int
+    connect_fall: int
+    eject_errors: int
+    eject_time: float
+    eject_time_max: float
+    eject_max: int
+    slow_start: float
     connect_timeout: float
     response_timeout: float
     stream_timeout: float

@@ -120,8 +120,11 @@ class Exchange:
         if self.server is None or (self._connection is None and self._link is None):
             self._give_up("no connection in time", "sC")
             return
-        self.server.lost += 1
+        server = self.server
+        server.lost += 1
         self._drop(was_late=True)
+        if not self.is_stream and server.outlier.failed():
+            self._proxy.failed(server, "no answer in time")
         if self.status:
             self.client.break_off()
         else:
@@ -225,6 +228,7 @@ class Exchange:
         server.response_seconds.add(self._proxy.now() - self._sent_at)
         server.answers[status // 100 - 1] += 1
         self.status = status
+        self._judge(server)
         self._end()
         if connection is None:
             pass  # it came on a link
@@ -251,6 +255,7 @@ class Exchange:
             out.append(forward.LAST_CHUNK)
         connection = self._connection
         assert connection is not None
+        self._judge(connection.server)
         self._end()
         if is_clean and self._may_reuse and self._is_complete:
             self._proxy.give_back(connection)
@@ -265,6 +270,9 @@ class Exchange:
         server.lost += 1
         if self.status:
             self.ends("S" if may_resend else "P")
+        # A kept connection may have been closed by a server in good health, and a stream is cut with every restart.
+        if not self.is_stream and (self.status or not may_resend or not self._was_reused) and server.outlier.failed():
+            self._proxy.failed(server, problem)
         self._release(server)
         self._connection = self._link = None
         if self.status:
@@ -395,6 +403,11 @@ class Exchange:
             self._release(self.server)
         else:
             self._proxy.farm.queue.leave(self)
+
+    def _judge(self, server: Server) -> None:
+        outlier = server.outlier
+        if (self.status >= 500 or outlier.failures) and outlier.answered(self.status):
+            self._proxy.failed(server, f"answered {self.status}")
 
     def _stand_apart(self, server: Server) -> None:
         if not self._is_apart:

@@ -29,6 +29,7 @@ BALANCER_TIMERS = (
 )
 GAUGES = (
     ("active", "Requests it is working on."),
+    ("percent", "Of its weight, what counts now: less while it warms up, or says so of itself."),
     ("streams", "Event streams and long polls it serves."),
     ("peak", "The most of them at once; of several workers, the sum of what each had at most."),
     ("idle_connections", "Kept for the next request."),
@@ -36,7 +37,7 @@ GAUGES = (
 COUNTERS = (
     ("retries", "Requests tried again after this server."),
     ("lost", "Requests whose answer this server lost."),
-    ("ejections", "Times it was taken out."),
+    ("ejections", "Times it was taken out: by its checks, by connections that failed, or ejected."),
     ("link_requests", "Requests sent on shared links."),
     ("link_breaks", "Shared links ended for an answer that was not right."),
 )
@@ -80,13 +81,15 @@ class _Families:
 def _of_servers(servers: Mapping[str, Report]) -> Iterator[Metric]:
     up = GaugeMetricFamily("loadbalancer_server_up", "1 while every worker believes it alive.", labels=["server"])
     draining = GaugeMetricFamily("loadbalancer_server_draining", "1 while it gets nothing new.", labels=["server"])
+    ejected = GaugeMetricFamily("loadbalancer_server_ejected", "1 while a worker has it ejected.", labels=["server"])
     answers = CounterMetricFamily("loadbalancer_requests", "Answers of servers, by class.", labels=["server", "class"])
     for name, server in servers.items():
         up.add_metric([name], "down" not in server["state"])
         draining.add_metric([name], "draining" in server["state"])
+        ejected.add_metric([name], "ejected" in server["state"])
         for label, count in zip(CLASSES, server["answers"], strict=True):
             answers.add_metric([name, label], count)
-    yield from (up, draining, answers)
+    yield from (up, draining, ejected, answers)
     for key, help_text in GAUGES:
         gauge = GaugeMetricFamily(f"loadbalancer_server_{key}", help_text, labels=["server"])
         for name, server in servers.items():

@@ -9,7 +9,7 @@ class Health:
 
     rise: int  # good checks in a row that bring it back
     fall: int  # bad checks in a row that take it out
-    eject_after: int  # failed connections in a row that take it out without waiting for a check
+    connect_fall: int  # failed connections in a row that take it out without waiting for a check
     is_up: bool = True
     reason: str = ""
     _good: int = 0
@@ -33,16 +33,18 @@ class Health:
         return not self.is_up and self._good >= self.rise and self._set(up=True, reason="")
 
     def unreached(self, problem: str) -> bool:
-        """A request's connection could not be made. True if that took the server out.
-
-        Answers of 5xx do not count: what a server refuses while a store is away, its neighbour would refuse as well.
-        """
+        """A request's connection could not be made. True if that took the server out."""
         self._unreached += 1
-        return self.is_up and self._unreached >= self.eject_after and self._set(up=False, reason=problem)
+        return self.is_up and self._unreached >= self.connect_fall and self._set(up=False, reason=problem)
 
     def reached(self) -> None:
         """A connection was made."""
         self._unreached = 0
+
+    @property
+    def is_turning(self) -> bool:
+        """Do checks begin to say otherwise than before?"""
+        return bool(self._bad if self.is_up else self._good)
 
     def _set(self, *, up: bool, reason: str) -> bool:
         self.is_up = up

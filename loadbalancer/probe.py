@@ -3,6 +3,7 @@
 import asyncio
 import random
 
+from loadbalancer import agent
 from loadbalancer.config import Config
 from loadbalancer.http1.grammar import Refused
 from loadbalancer.http1.head import ResponseHead
@@ -52,32 +53,36 @@ class Checks:
 
 async def watch(server: Server, proxy: Proxy, config: Config) -> None:
     """Check ``server`` until cancelled, at moments of its own: all at once would be a pulse of load."""
+    pause_s = config.check_interval * random.random()
     while True:
-        await asyncio.sleep(config.check_interval * random.uniform(0.9, 1.1))
-        problem = await check(server.host, server.port, server.authority, config)
-        if server.checked(problem):
-            if server.health.is_up:
-                say("server.up", server=server.name)
-            else:
+        await asyncio.sleep(pause_s)
+        problem, said = await check(server.host, server.port, server.authority, config)
+        match proxy.farm.checked(server, problem, said):
+            case "down":
                 proxy.take_out(server)
+            case "up" | "readmitted" as word:
+                say(f"server.{word}", server=server.name)
+        pause_s = config.check_interval * random.uniform(0.9, 1.1)
+        if server.health.is_turning:
+            pause_s = min(pause_s, config.check_fast_interval)
 
 
-async def check(host: str, port: int, authority: bytes, config: Config) -> str:
-    """Ask once. What is wrong, or an empty string."""
+async def check(host: str, port: int, authority: bytes, config: Config) -> tuple[str, agent.Said]:
+    """Ask once. What is wrong, or an empty string; and what the server said of itself."""
     try:
         async with asyncio.timeout(config.check_timeout):
             head = await _ask(host, port, authority, config.check_path)
     except TimeoutError:
-        return "no answer in time"
+        return "no answer in time", agent.NOTHING
     except OSError as error:
-        return error.strerror or "no connection"
+        return error.strerror or "no connection", agent.NOTHING
     except UnicodeError:
-        return "not a name that can be looked up"
+        return "not a name that can be looked up", agent.NOTHING
     except Refused as refusal:
-        return f"not an answer in HTTP/1.1: {refusal.detail}"
+        return f"not an answer in HTTP/1.1: {refusal.detail}", agent.NOTHING
     if head is None:
-        return "closed without an answer"
-    return "" if 200 <= head.status < 400 else f"answered {head.status}"
+        return "closed without an answer", agent.NOTHING
+    return "" if 200 <= head.status < 400 else f"answered {head.status}", agent.parse(head.values)
 
 
 async def _ask(host: str, port: int, authority: bytes, path: str) -> ResponseHead | None:

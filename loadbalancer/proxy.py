@@ -83,6 +83,13 @@ class Proxy:
         say("server.down", level=logging.WARNING, server=server.name, reason=server.health.reason)
         self.close_idle(server)
 
+    def failed(self, server: Server, problem: str) -> None:
+        """It has failed so many requests in a row that it ought to be ejected."""
+        if self.farm.eject(server, problem):
+            server.ejections += 1
+            say("server.ejected", level=logging.WARNING, server=server.name, reason=problem)
+            self.close_idle(server)
+
     def note(self, exchange: Exchange, status: int) -> None:
         """An exchange ended; say so in the access log."""
         seconds = self.now() - exchange.began
@@ -192,7 +199,7 @@ class Proxy:
             exchange.connected(connection, is_reused=False)
 
     def _unreached(self, server: Server, exchange: Exchange, problem: str) -> None:
-        if server.unreached(problem):
+        if self.farm.unreached(server, problem):
             self.take_out(server)
         exchange.unreached(server, problem)
 
@@ -216,6 +223,7 @@ class Proxy:
         if self._is_retiring:
             self._tell_to_leave()  # those that were in the middle of an answer, or just being accepted
         self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+        self.farm.warm_up()
         for exchange in self.farm.queue.take_late(now):
             exchange.late()
         for client in [client for client in self.clients if client.deadline <= now]:

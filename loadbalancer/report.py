@@ -107,8 +107,9 @@ def _server(server: "Server") -> Report:
     return {
         "address": server.place,
         "weight": server.weight,
+        "percent": server.percent,
         "state": server.state,
-        "reason": server.health.reason,
+        "reason": server.reason,
         "maxconn": server.maxconn,
         "active": server.active,
         "streams": server.streams,

@@ -5,16 +5,19 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
+from loadbalancer import agent
 from loadbalancer.config import SERVERS_MAX, Address, Config
 from loadbalancer.health import Health
 from loadbalancer.http1.head import RequestHead
 from loadbalancer.http1.plain import PlainRequest
 from loadbalancer.link import Links
+from loadbalancer.outlier import Outlier
 from loadbalancer.policies import POLICIES
 from loadbalancer.policies.base import REQUEST, STREAM, Chance, Policy
 from loadbalancer.pool import Pool
 from loadbalancer.queue import Queue
 from loadbalancer.shared import Shared, Sum
+from loadbalancer.slow_start import warmth
 from loadbalancer.timer import Timer
 
 if TYPE_CHECKING:
@@ -39,7 +42,10 @@ class Server:
             else self.host
         )
         self.authority = self.place.encode() if self.port else b"localhost"  # for requests that came without a Host
-        self.health = Health(config.check_rise, config.check_fall, config.eject_after)
+        self.health = Health(config.check_rise, config.check_fall, config.connect_fall)
+        self.outlier = Outlier(config.eject_errors, config.eject_time, config.eject_time_max)
+        self.said = agent.NOTHING
+        self.back_since: float | None = None  # while it warms up
         self.is_draining = False  # by hand
         self.is_leaving = False  # taken out of the farm; it finishes what it has
         self.maxconn = config.maxconn  # requests at once, at most, streams apart; 0 = any number
@@ -104,23 +110,20 @@ class Server:
         self.load += others - self.others
         self.others = others
 
-    def checked(self, problem: str) -> bool:
-        """A check ended; ``problem`` is empty if it went well. True if that changed whether the server is up."""
-        return self._heard(has_changed=self.health.checked(problem))
-
-    def unreached(self, problem: str) -> bool:
-        """A request's connection could not be made. True if that took the server out."""
-        return self._heard(has_changed=self.health.unreached(problem))
-
     @property
     def is_usable(self) -> bool:
-        """May it get requests, if it is not full?"""
-        return self.health.is_up and not self.is_draining and not self.is_leaving
+        """May it get requests, if it is neither full nor ejected?"""
+        return self.health.is_up and not (self.is_draining or self.said.is_leaving or self.is_leaving)
 
     @property
     def is_full(self) -> bool:
         """Has it as many requests as it may have?"""
         return 0 < self.limit <= self.active
+
+    @property
+    def reason(self) -> str:
+        """Why it is down or ejected."""
+        return self.health.reason or self.outlier.reason
 
     @property
     def state(self) -> str:
@@ -129,7 +132,9 @@ class Server:
             return "leaving"
         if not self.health.is_up:
             return "down"
-        return "draining" if self.is_draining else "up"
+        if self.is_draining or self.said.is_leaving:
+            return "draining"
+        return "ejected" if self.outlier.is_ejected else "up"
 
     def _end_request(self) -> None:
         self.active -= 1
@@ -138,11 +143,6 @@ class Server:
             self.cell[0] = self.active
         if self.active == self.limit - 1:
             self._changed()
-
-    def _heard(self, *, has_changed: bool) -> bool:
-        if has_changed:
-            self._changed()
-        return has_changed
 
 
 class Waiter(Protocol):
@@ -189,6 +189,7 @@ class Farm:
         self._now = now
         self._sources = [source.partition(":")[2].encode() for source in config.hash]  # '' is the address
         self.queue: Queue[Waiter] = Queue(-(-config.queue // config.workers), config.queue_timeout)
+        self._is_admitting = False
         self.turned_away = 0  # for want of a place to wait in
         self._leaving: list[Server] = []
         self._open: list[Server] | None = None  # who may be chosen now; None if that is to be found out anew
@@ -236,7 +237,7 @@ class Farm:
 
     def is_any_usable(self, tried: Collection[Server]) -> bool:
         """Is there a server that is not among ``tried`` and could take a request, were it not full?"""
-        return any(server.is_usable and server not in tried for server in self.servers)
+        return any(server not in tried for server in self._usable())
 
     def wait(self, waiter: Waiter) -> str:
         """
@@ -256,6 +257,52 @@ class Farm:
         self._columns = {server: columns[server.name] for server in self.servers}
         for server in self.servers:
             server.cell = shared.cell(columns[server.name], row)
+
+    # What is found out about a server.
+
+    def checked(self, server: Server, problem: str, said: agent.Said = agent.NOTHING) -> str:
+        """
+        A check ended; ``problem`` is empty if it went well, and then ``said`` is what the server said. In a word, what that
+        changed: up, down, readmitted, or nothing.
+        """
+        now = self._now()
+        has_turned = server.health.checked(problem)
+        is_back = not problem and server.outlier.checked(now)
+        if not has_turned and not is_back and (problem or said == server.said):
+            return ""
+        if not problem:
+            server.said = said
+        if has_turned and not problem:
+            server.outlier.forgive()
+        if is_back or (has_turned and not problem):
+            server.back_since = now
+        self._weigh(server, now)
+        if has_turned:
+            return "down" if problem else "up"
+        return "readmitted" if is_back else ""
+
+    def unreached(self, server: Server, problem: str) -> bool:
+        """A request's connection could not be made. True if that took the server out."""
+        has_turned = server.health.unreached(problem)
+        if has_turned:
+            self._changed()
+        return has_turned
+
+    def eject(self, server: Server, reason: str) -> bool:
+        """It failed too often. False if it has to stay, because others are out already, or none would be left."""
+        ejected = sum(other.outlier.is_ejected for other in self.servers)
+        is_too_many = (ejected + 1) * 100 > self._config.eject_max * len(self.servers)
+        if is_too_many or not server.is_usable or self._usable() == [server]:
+            return False
+        server.outlier.eject(self._now(), reason)
+        self._changed()
+        return True
+
+    def warm_up(self) -> None:
+        """Some time has passed."""
+        for server in self.servers:
+            if server.back_since is not None:
+                self._weigh(server, self._now())
 
     # Changes, which all take effect with the next request.
 
@@ -285,14 +332,13 @@ class Farm:
     def set_weight(self, server: Server, weight: int) -> None:
         """Its part beside the others', 1 to 256 as in LB_SERVERS. With consistent_hash some keys move for good."""
         server.weight = weight
-        server.share = weight * server.percent
+        self._weigh(server, self._now())
         self._renew()
 
     def set_maxconn(self, server: Server, maxconn: int) -> None:
         """So many requests at once, of all processes together, 0 for any number. If it has more they are finished first."""
         server.maxconn = maxconn
-        self._limit(server)
-        self._changed()
+        self._weigh(server, self._now())
 
     def set_draining(self, server: Server, *, is_draining: bool) -> None:
         """Nothing new to it, or again."""
@@ -308,14 +354,22 @@ class Farm:
 
     def _made(self, address: Address) -> Server:
         server = Server(address, self._config, self._changed)
-        self._limit(server)
+        self._weigh(server, self._now())
         return server
 
-    def _limit(self, server: Server) -> None:
+    def _weigh(self, server: Server, now: float) -> None:
+        warm = 100
+        if server.back_since is not None:
+            warm = warmth(now - server.back_since, self._config.slow_start)
+            if warm == 100:
+                server.back_since = None
+        server.percent = max(1, server.said.percent * warm // 100)
+        server.share = server.weight * server.percent
         # Parts, and not a sum that all read: two workers that read the last free place would both take it. None has nothing.
         workers = self._config.workers
         part = server.maxconn // workers + (self._number < server.maxconn % workers)
-        server.limit = max(1, part) if server.maxconn else 0
+        server.limit = max(1, part * warm // 100) if server.maxconn else 0
+        self._changed()
 
     def _hear(self) -> None:
         assert self._shared is not None
@@ -331,8 +385,10 @@ class Farm:
 
     def _changed(self) -> None:
         self._open = None
-        if self.queue:
+        if self.queue and not self._is_admitting:  # which may fill a server, before its request has been told
+            self._is_admitting = True
             self._admit()
+            self._is_admitting = False
 
     def _admit(self) -> None:
         # Where there is room nobody waits who may go there. So whoever comes later and finds room overtakes nobody.
@@ -347,8 +403,13 @@ class Farm:
 
     def _find_open(self) -> list[Server]:
         turn = self._number % len(self.servers)
-        in_turn = (*self.servers[turn:], *self.servers[:turn])
-        return [server for server in in_turn if server.is_usable and not server.is_full]
+        usable = [server for server in self._usable() if not server.is_full]
+        return [*usable[turn:], *usable[:turn]]
+
+    def _usable(self) -> list[Server]:
+        able = [server for server in self.servers if server.is_usable]
+        # With all of them ejected something else is wrong, and any of them is better than none.
+        return [server for server in able if not server.outlier.is_ejected] or able
 
     def _become(self, servers: tuple[Server, ...]) -> None:
         self.servers = servers

@@ -109,6 +109,10 @@ class Upstream:
     async def _by_name(self, _: Message, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(ok(self.name.encode()))
 
+    def check(self) -> bytes:
+        """The answer to a check."""
+        return ok()
+
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """A connection; also for a listener of a test's own."""
         task = asyncio.create_task(self._serve(reader, writer))
@@ -121,7 +125,7 @@ class Upstream:
             while not writer.transport.is_closing():
                 head = await read_head(reader)
                 if head.target == "/livez":
-                    writer.write(ok())
+                    writer.write(self.check())
                     continue
                 if not counted:
                     counted = True
@@ -292,6 +296,8 @@ async def balanced(*servers: Server, **environ: str) -> AsyncIterator[Balancer]:
             # A loaded machine is no accident: what a test does not ask for must not happen because of it.
             "LB_CHECK_TIMEOUT": "10",
             "LB_CONNECT_TIMEOUT": "10",
+            "LB_EJECT_ERRORS": "0",
+            "LB_SLOW_START": "0",
             "LB_HEAD_TIMEOUT": "60",
             "LB_POOL_TIMEOUT": "60",
             "LB_GRACE": "40",

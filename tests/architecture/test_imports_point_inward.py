@@ -185,6 +185,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "loadbalancer.pool": set(),
     "loadbalancer.queue": set(),
     "loadbalancer.neighbours": set(),
+    "loadbalancer.outlier": set(),
+    "loadbalancer.agent": set(),
+    "loadbalancer.slow_start": set(),
     "loadbalancer.retry": set(),
 }
 STANDARD_LIBRARY_ONLY = {
@@ -199,6 +202,9 @@ STANDARD_LIBRARY_ONLY = {
     "loadbalancer.pool",
     "loadbalancer.queue",
     "loadbalancer.neighbours",
+    "loadbalancer.outlier",
+    "loadbalancer.agent",
+    "loadbalancer.slow_start",
     "loadbalancer.retry",
 }
 # Decides, and leaves doing to others.

@@ -30,7 +30,7 @@ async def test_requests_of_one_client_share_one_connection_to_the_server() -> No
 async def test_a_server_may_listen_on_a_socket_of_the_file_system(tmp_path: Path) -> None:
     server, path = Upstream("a"), tmp_path / "a.sock"
     there = await asyncio.start_unix_server(server.accept, path)
-    async with balanced(server, LB_SERVERS=f"a=unix:{path}", LB_EJECT_AFTER="1", LB_RETRIES="0") as balancer:
+    async with balanced(server, LB_SERVERS=f"a=unix:{path}", LB_CONNECT_FALL="1", LB_RETRIES="0") as balancer:
         assert (await balancer.ask(post())).body == b"a"
         [stats] = json.loads((await balancer.ops("/servers")).body)
         assert (stats["state"], stats["address"]) == ("up", f"unix:{path}")

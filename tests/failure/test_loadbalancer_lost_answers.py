@@ -153,7 +153,7 @@ async def test_a_refused_connection_is_tried_elsewhere_unmarked_whatever_the_met
     for server in servers:
         await server.start()
     await servers[0].kill()
-    async with balanced(*servers, LB_CHECK_INTERVAL="60", LB_EJECT_AFTER="2") as balancer:
+    async with balanced(*servers, LB_CHECK_INTERVAL="60", LB_CONNECT_FALL="2") as balancer:
         client = await balancer.client()
         assert [(await client.ask(post())).body for _ in range(6)] == [b"b"] * 6
         assert not any("retry-attempt" in request.fields for request in servers[1].requests)
@@ -177,7 +177,7 @@ async def test_once_sent_it_stays_unknown_even_if_nobody_is_left() -> None:
     servers = [Upstream("a"), await Upstream("b").start()]
     await servers[1].kill()
     servers[0].answer = vanish
-    async with balanced(*servers, LB_EJECT_AFTER="100", LB_CHECK_FALL="100") as balancer:
+    async with balanced(*servers, LB_CONNECT_FALL="100", LB_CHECK_FALL="100") as balancer:
         answers = [await balancer.ask(post(KEY)) for _ in range(2)]
         assert all(is_unknown(answer) for answer in answers)
 

@@ -3,7 +3,7 @@ from loadbalancer.health import Health
 
 
 def health() -> Health:
-    return Health(rise=2, fall=3, eject_after=2)
+    return Health(rise=2, fall=3, connect_fall=2)
 
 
 def test_bad_checks_in_a_row_take_it_out_and_good_ones_bring_it_back() -> None:
@@ -38,3 +38,12 @@ def test_a_connection_between_breaks_the_row() -> None:
         assert not server.unreached("refused")
         server.reached()
     assert server.is_up
+
+
+def test_it_turns_from_the_first_check_that_says_otherwise_until_it_is_decided() -> None:
+    server = health()
+    turning = []
+    for problem in ("", "x", "", "x", "x", "x", "x", "", "x", "", ""):
+        server.checked(problem)
+        turning.append(server.is_turning)
+    assert turning == [False, True, False, True, True, False, False, True, False, True, False]

@@ -104,6 +104,9 @@ class World:
                 "LB_MAXCONN": str(maxconn),
                 "LB_QUEUE": str(size),
                 "LB_QUEUE_TIMEOUT": "5",
+                "LB_SLOW_START": "0",
+                "LB_EJECT_TIME": "5",
+                "LB_EJECT_MAX": "100",
             }
         )
         self.farm = Farm(config, chance=self.random.random, now=lambda: self.now)
@@ -168,12 +171,15 @@ class World:
 
     def shake(self) -> None:
         server = self.random.choice(self.farm.servers)
-        match self.random.randrange(3):
+        match self.random.randrange(4):
             case 0:
-                server.checked("no answer" if self.random.random() < 0.6 else "")
+                self.farm.checked(server, "no answer" if self.random.random() < 0.6 else "")
             case 1:
                 self.farm.set_draining(server, is_draining=self.random.random() < 0.3)
             case 2:
+                if not server.outlier.is_ejected:
+                    self.farm.eject(server, "answered 500")
+            case 3:
                 self.limit[server] = self.random.randint(1, 5)
                 self.farm.set_maxconn(server, self.limit[server])
 
@@ -182,7 +188,7 @@ class World:
             working = [request for request in self.at_work if request.server is server]
             assert server.streams == sum(request.is_stream for request in working)
             assert server.active == len(working) - server.streams
-            if server.is_usable and not server.is_full:
+            if server in self.farm._usable() and not server.is_full:
                 assert all(server in request.tried for request in self.waiting), "a place, and somebody waits for it"
         assert len(self.farm.queue) == len(self.waiting) <= 8
         assert self.came == self.ended + len(self.at_work) + len(self.waiting), "somebody was forgotten"
@@ -192,10 +198,11 @@ class World:
         for step in self.random.choices(steps, (50, 35, 5, 4, 4, 2), k=events):
             step()
             self.check()
+        self.now += 3600
         for server in self.farm.servers:
             self.farm.set_draining(server, is_draining=False)
             for _ in range(5):
-                server.checked("")
+                self.farm.checked(server, "")
         while self.at_work:
             self.end()
             self.check()

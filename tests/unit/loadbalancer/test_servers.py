@@ -3,6 +3,7 @@ from collections.abc import Callable
 
 import pytest
 
+from loadbalancer.agent import Said
 from loadbalancer.config import ALGORITHMS, SERVERS_MAX, Address, Config
 from loadbalancer.policies.base import REQUEST, STREAM
 from loadbalancer.servers import Farm, Server
@@ -10,7 +11,7 @@ from loadbalancer.servers import Farm, Server
 
 def farm(count: int = 2, later: Callable[[Callable[[], None]], object] | None = None, **environ: str) -> Farm:
     servers = ",".join(f"s{number}=127.0.0.1:{number + 1}" for number in range(count))
-    return Farm(Config.load({"LB_SERVERS": servers, **environ}), later=later)
+    return Farm(Config.load({"LB_SERVERS": servers, "LB_SLOW_START": "0", **environ}), later=later)
 
 
 def chosen(farm: Farm, times: int = 20) -> set[str]:
@@ -50,13 +51,13 @@ def test_whoever_is_out_of_it_gets_nothing_until_it_is_back() -> None:
     made.set_draining(first, is_draining=False)
     assert chosen(made) == {"s0", "s1"}
     for _ in range(3):
-        first.checked("no answer")
+        made.checked(first, "no answer")
     assert chosen(made) == {"s1"}
     for _ in range(2):
-        first.checked("")
+        made.checked(first, "")
     assert chosen(made) == {"s0", "s1"}
     for _ in range(2):
-        first.unreached("refused")
+        made.unreached(first, "refused")
     assert chosen(made) == {"s1"}
     assert made.choose(b"", [made.servers[1]]) is None
 
@@ -112,7 +113,7 @@ def test_who_is_added_is_used_from_its_first_good_check_on(algorithm: str) -> No
     made.joined = told.append
     third = made.add(Address("s2", "127.0.0.1", 3, 1))
     assert (told, third.state, chosen(made)) == ([third], "down", {"s0", "s1"})
-    assert third.checked("")
+    assert made.checked(third, "") == "up"
     assert chosen(made) == {"s0", "s1", "s2"}
 
 
@@ -179,7 +180,7 @@ def test_a_table_is_made_between_requests_and_the_old_one_serves_meanwhile() -> 
     before, leaving = homes(), made.servers[0]
     assert not steps
     made.remove(leaving)
-    made.add(Address("s3", "127.0.0.1", 4, 1)).checked("")  # a second change while the first is being worked in
+    made.checked(made.add(Address("s3", "127.0.0.1", 4, 1)), "")  # a second change while the first is being worked in
     passed = 0
     while made._next is not None:
         for old, now in zip(before, homes(), strict=True):
@@ -192,3 +193,128 @@ def test_a_table_is_made_between_requests_and_the_old_one_serves_meanwhile() -> 
     after = homes()
     assert made.servers[-1] in after
     assert leaving not in after
+
+
+# Ejected, warming up, and what a server says of itself.
+
+
+def ejecting(count: int, **environ: str) -> Farm:
+    made = farm(count, None, LB_EJECT_TIME="30", **environ)
+    made._now = lambda: 1000.0
+    return made
+
+
+@pytest.mark.parametrize(("count", "most"), [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2)])
+def test_half_of_the_servers_may_be_ejected_and_one_always_stays(count: int, most: int) -> None:
+    made = ejecting(count)
+    assert [made.eject(server, "answered 500") for server in made.servers] == [True] * most + [False] * (count - most)
+    assert chosen(made, 100) == {server.name for server in made.servers[most:]}
+    everyone = ejecting(count, LB_EJECT_MAX="100")
+    assert sum(everyone.eject(server, "answered 500") for server in everyone.servers) == count - 1
+
+
+def test_the_last_that_may_be_chosen_is_not_ejected() -> None:
+    made = ejecting(4)
+    for server in made.servers[1:]:
+        made.set_draining(server, is_draining=True)
+    assert not made.eject(made.servers[0], "answered 500")
+    assert not made.eject(made.servers[1], "answered 500"), "it is out already, and would use up what may be"
+
+
+def test_who_is_ejected_comes_back_by_a_check_after_its_time() -> None:
+    made = ejecting(2)
+    first = made.servers[0]
+    assert made.eject(first, "answered 500")
+    assert (first.state, first.reason, chosen(made)) == ("ejected", "answered 500", {"s1"})
+    assert made.checked(first, "") == ""
+    made._now = lambda: 1030.0
+    assert chosen(made) == {"s1"}
+    assert made.checked(first, "no answer") == ""
+    assert made.checked(first, "") == "readmitted"
+    assert (first.state, first.reason, chosen(made)) == ("up", "", {"s0", "s1"})
+
+
+def test_when_nobody_else_is_left_the_ejected_serve() -> None:
+    made = ejecting(3)
+    first, second, third = made.servers
+    made.eject(first, "answered 500")
+    made.set_draining(second, is_draining=True)
+    for _ in range(3):
+        made.checked(third, "no answer")
+    assert chosen(made) == {"s0"}, "and neither who is down nor who is draining"
+    made.set_draining(second, is_draining=False)
+    assert chosen(made) == {"s1"}
+
+
+def test_while_the_others_are_only_full_the_ejected_do_not_serve() -> None:
+    made = ejecting(2, LB_MAXCONN="1")
+    made.eject(made.servers[0], "answered 500")
+    made.servers[1].assign()
+    assert chosen(made) == set()
+
+
+def test_who_was_down_meanwhile_is_another_process_which_has_done_nothing() -> None:
+    made = ejecting(2)
+    first = made.servers[0]
+    first.outlier.failures = 4
+    made.eject(first, "answered 500")
+    for _ in range(3):
+        made.checked(first, "no answer")
+    assert first.state == "down"
+    assert [made.checked(first, "") for _ in range(2)] == ["", "up"]
+    assert (first.state, first.outlier.failures) == ("up", 0)
+
+
+def test_who_comes_back_is_given_more_and_more_and_who_was_there_from_the_start_everything() -> None:
+    made = ejecting(2, LB_SLOW_START="10", LB_MAXCONN="40")
+    first, second = made.servers
+    assert [(server.share, server.limit) for server in made.servers] == [(100, 40)] * 2
+    for problem in ("x", "x", "x", "", ""):
+        made.checked(first, problem)
+    shares = []
+    for now in (1000.0, 1002.5, 1005.0, 1007.5, 1010.0):
+        made._now = lambda now=now: now  # type: ignore[misc]
+        made.warm_up()
+        shares.append((first.share, first.limit))
+    assert shares == [(10, 4), (25, 10), (50, 20), (75, 30), (100, 40)]
+    assert (first.back_since, second.share) == (None, 100)
+
+
+def test_half_way_through_its_slow_start_it_gets_half_a_share() -> None:
+    made = ejecting(2, LB_SLOW_START="10")
+    first = made.servers[0]
+    for problem in ("x", "x", "x", "", ""):
+        made.checked(first, problem)
+    made._now = lambda: 1005.0
+    made.warm_up()
+    found = [made.choose(b"", ()) for _ in range(300)]
+    assert abs(found.count(first) - 100) <= 1
+
+
+def test_a_server_says_how_much_it_can_carry_and_that_it_is_leaving() -> None:
+    made = ejecting(2)
+    first, second = made.servers
+    assert made.checked(first, "", Said(50, is_leaving=False)) == ""
+    assert (first.weight, first.percent, first.share, second.share) == (1, 50, 50, 100)
+    for _ in range(3):
+        made.checked(first, "no answer")
+    assert (first.state, first.percent) == ("down", 50), "a bad check says nothing of that"
+    for _ in range(2):
+        made.checked(first, "", Said(50, is_leaving=False))
+    made.set_weight(first, 3)
+    assert first.share == 150
+    made.checked(first, "", Said(50, is_leaving=True))
+    assert (first.state, chosen(made)) == ("draining", {"s1"})
+    made.set_draining(first, is_draining=False)
+    assert chosen(made) == {"s1"}, "by its own word, which no hand takes back"
+    made.checked(first, "")
+    assert (first.state, first.share, chosen(made)) == ("up", 300, {"s0", "s1"})
+
+
+def test_what_a_server_says_and_how_warm_it_is_are_multiplied_and_never_nothing() -> None:
+    made = ejecting(2, LB_SLOW_START="10")
+    first = made.servers[0]
+    for problem in ("x", "x", "x", ""):
+        made.checked(first, problem)
+    made.checked(first, "", Said(5, is_leaving=False))
+    assert (first.percent, first.share) == (1, 1)

@@ -2,6 +2,7 @@
 import asyncio
 from dataclasses import replace
 
+from loadbalancer.agent import NOTHING
 from loadbalancer.config import Address, Config
 from loadbalancer.metrics import Totals
 from loadbalancer.probe import check
@@ -26,7 +27,7 @@ class Exchange:
 
 
 async def test_its_check_is_a_bad_one() -> None:
-    assert await check(UNUSABLE.host, UNUSABLE.port, b"a", CONFIG) == "not a name that can be looked up"
+    assert await check(UNUSABLE.host, UNUSABLE.port, b"a", CONFIG) == ("not a name that can be looked up", NOTHING)
 
 
 async def test_a_connection_to_it_is_one_that_failed() -> None:
