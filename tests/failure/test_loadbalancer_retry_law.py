@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, Self
 import pytest
 
 from loadbalancer.retry import RESERVE
-from tests.balanced import Balancer, balanced, ok
+from tests.balanced import Balancer, Message, balanced, ok
 from tests.recorder import Heard, answers, deliver, take
 from tests.servers import free_port
 
@@ -58,8 +58,9 @@ class Trial:
 
     answer: bytes = BY_LENGTH
     reads: int | None = None  # bytes of the request, then death; None: all of it
-    writes: int | None = None  # bytes of the answer, then death; None: no death
+    writes: int | None = None  # bytes of the answer, then death; None: no death; below 0: all but so many
     how: How = "FIN"
+    came: list[bytes] = field(default_factory=list)  # every request
     arrivals: list[bytes] = field(default_factory=list)  # what was read of each
     executed: int = 0  # requests that were whole
 
@@ -111,14 +112,18 @@ class Mortal:
                     client.send(ok())
                     continue
                 trial = self.trial
+                trial.came.append(request)
                 is_first = not trial.arrivals
                 dies_reading = is_first and trial.reads is not None
                 request = client.recv(trial.reads or 0) if dies_reading else client.recv(65_536)
                 trial.arrivals.append(request)
                 if not dies_reading:
-                    assert take(request)
+                    taken = take(request)
+                    assert taken is not None
                     trial.executed += 1
-                    client.send(trial.answer[: trial.writes] if is_first and trial.writes is not None else trial.answer)
+                    numbers = [b"Link-Sequence: %b\r\n" % number for number in taken[0].values(b"link-sequence")]
+                    answer = trial.answer.replace(b"\r\n", b"\r\n" + b"".join(numbers), 1)
+                    client.send(answer[: trial.writes] if is_first and trial.writes is not None else answer)
                 if dies_reading or (is_first and trial.writes is not None):
                     await _die(client, trial.how)
                     return
@@ -208,6 +213,42 @@ async def test_a_server_may_die_at_any_byte(kind: Kind, *, is_kept: bool) -> Non
                     judge(kind, trial, heard, rest)
                 except AssertionError as error:
                     raise AssertionError(f"read {reads}, written {writes}, {how}: {heard}, {rest!r}") from error
+
+
+def is_numbered(request: bytes) -> bool:
+    return b"\r\nLink-Sequence: " in request
+
+
+@pytest.mark.parametrize("is_keyed", [True, False], ids=["with a key", "without"])
+async def test_a_server_may_die_at_any_byte_of_a_link(*, is_keyed: bool) -> None:
+    servers = [Mortal("a"), Mortal("b")]
+    key = KEY if is_keyed else b""
+    request = b"POST /purchases HTTP/1.1\r\nHost: shop\r\n" + key + b"Content-Length: 2\r\n\r\n{}"
+    environ = {"LB_LINK": "POST /purchases", "LB_CHECK_INTERVAL": "3600", "LB_RETRY_BUDGET": "100"}
+    async with balanced(*servers, **environ) as balancer:
+        client = await balancer.client()
+
+        async def ask(trial: Trial) -> Message:
+            for server in servers:
+                server.trial = trial
+            return await client.ask(request)
+
+        async def are_linked() -> bool:
+            well = Trial()
+            for _ in servers:
+                await ask(well)
+            return all(map(is_numbered, well.came))
+
+        reads = [(reads, None) for reads in range(len(request))]
+        writes = [(None, -left) for left in range(1, len(BY_LENGTH) + len("Link-Sequence: 10000000000\r\n"))]
+        for number, (read, written) in enumerate([*reads, *writes]):
+            await balancer.until(are_linked)
+            trial = Trial(BY_LENGTH, read, written, "RST" if number % 2 else "FIN")
+            answer = await ask(trial)
+            assert is_numbered(trial.came[0])
+            assert [is_marked(each) for each in trial.arrivals] == [False, True][: 1 + is_keyed]
+            assert trial.executed == (read is None) + is_keyed
+            assert (answer.status, answer.body == b"held") == ((201, True) if is_keyed else (502, False))
 
 
 async def test_no_death_gets_more_than_the_budget() -> None:
