@@ -7,6 +7,7 @@ is simply told the settings of now. A reload makes the configuration true again;
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from loadbalancer import tls
 from loadbalancer.config import SETTINGS, Config, ConfigError, Given, Kind, integer, parse_server
 from loadbalancer.servers import Farm
 
@@ -25,6 +26,7 @@ class Told(NamedTuple):
     def of(cls, given: list[Given], problems: list[str]) -> "Told":
         """What `gather` found. Raises ConfigError."""
         config = Config.of(given, problems)
+        tls.context(config)  # or the workers would find out
         return cls({one.setting.variable: one.text for one in given if one.setting.name != "config"}, config)
 
     def again(self, told: "Told") -> "Told":

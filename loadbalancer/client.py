@@ -27,6 +27,7 @@ class ClientConnection(asyncio.Protocol):
 
     # Ten thousand of them may be idle: no dictionary each, and no reader before there is something to read piece by piece.
     __slots__ = (
+        "__weakref__",
         "_body_began",
         "_exchange",
         "_is_lingering",
@@ -187,6 +188,11 @@ class ClientConnection(asyncio.Protocol):
         reset(self._transport)
 
     # From the proxy.
+
+    @property
+    def is_made(self) -> bool:
+        """Has its connection been made, with TLS also greeted?"""
+        return hasattr(self, "_transport")
 
     def expire(self) -> None:
         """The deadline has passed."""
@@ -349,7 +355,8 @@ class ClientConnection(asyncio.Protocol):
         # To close with bytes unread is to reset, and a reset overtakes the answer. So: our end first, then theirs.
         self._is_lingering = True
         self._resume()
-        self._transport.write_eof()
+        if self._transport.can_write_eof():  # TLS cannot; there the answer says how long it is, and that it is the last
+            self._transport.write_eof()
         self.deadline = self._proxy.now() + LINGER_SECONDS
 
     def _allow_body(self) -> None:

@@ -194,6 +194,8 @@ TABLE: tuple[Setting, ...] = (
     Setting("ops_port", "9000", PORT, "/livez, /readyz, /metrics and /servers, on loopback alone; 0 = any free one"),
     Setting("workers", "1", integer(1, 64), "processes that share the port; one core each is what they can use"),
     Setting("admin_socket", "", _matching(r"/.{1,100}", "an absolute path of at most 101 characters"), "a unix socket, for its owner alone, where servers are drained, added and weighed; empty = none"),
+    Setting("tls_cert", "", Kind("a readable file, the certificate and those that vouch for it in PEM", str), "with LB_TLS_KEY: clients speak TLS to the port; read anew at each reload; empty = plain HTTP"),
+    Setting("tls_key", "", Kind("a readable file, its key in PEM without a pass phrase", str), "the certificate's key"),
     Setting("servers", "", Kind("[name=]host:port[*weight] or name=unix:/path[*weight], with commas between; names differ; weights 1 to 256; at most 64", _servers),
             "the servers to share the requests among; must be given"),
     Setting("algorithm", "round_robin", _one_of(*ALGORITHMS), "how a server is chosen"),
@@ -258,6 +260,8 @@ class Config:
     ops_port: int
     workers: int
     admin_socket: str
+    tls_cert: str
+    tls_key: str
     servers: tuple[Address, ...]
     algorithm: str
     hash: tuple[str, ...]

@@ -50,7 +50,7 @@ class Proxy:
         self.replay_safe = ReplaySafe(config.replay_safe)
         self.linked = ReplaySafe(config.link)
         self._via = (config.via or made_up_name()).encode()
-        self._proto = b"http"
+        self._proto = b"https" if config.tls_cert else b"http"
         self._ids_begin = f"{secrets.token_hex(6)}-".encode()
         self._ids = itertools.count(1)
         self.is_draining = False

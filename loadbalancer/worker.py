@@ -14,10 +14,11 @@ import resource
 import signal
 import socket
 import sys
+import weakref
 
 import uvloop
 
-from loadbalancer import logs
+from loadbalancer import logs, tls
 from loadbalancer.changes import Change
 from loadbalancer.client import ClientConnection
 from loadbalancer.config import Config
@@ -53,6 +54,8 @@ class Worker:
         self._follow(hello)
         self._proxy = Proxy(config, farm, Totals(), sys.stdout if config.access_log == "on" else None)
         self._traffic: list[asyncio.Server] = []
+        # Accepted, and perhaps still shaking hands: the proxy hears of a client after that.
+        self._greeting: weakref.WeakSet[ClientConnection] = weakref.WeakSet()
         self._ending: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
         self._is_unchecked = False
@@ -90,10 +93,19 @@ class Worker:
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
+        speaks = tls.context(self._config)
+        # What is bounded without TLS is given as None, or asyncio complains.
+        within = None if speaks is None else self._config.head_timeout
         self._traffic = [
-            await loop.create_server(lambda: ClientConnection(self._proxy), sock=made, backlog=BACKLOG)
+            await loop.create_server(self._accept, sock=made, backlog=BACKLOG, ssl=speaks, ssl_handshake_timeout=within)
             for made in self._sockets
         ]
+
+    def _accept(self) -> ClientConnection:
+        made = ClientConnection(self._proxy)
+        if self._config.tls_cert:
+            self._greeting.add(made)
+        return made
 
     def _change(self, question: Line) -> None:
         Change(*question["change"]).to(self._farm)
@@ -127,6 +139,7 @@ class Worker:
             proxy.drain()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):
+                await self._greeted()
                 await proxy.is_empty.wait()  # 3. answer what was asked
         await self._checks.close()
         if proxy.clients:
@@ -136,6 +149,10 @@ class Worker:
         if question is not None:
             self._questions.answer(question, report=self._report(), cut=cut)
         self._ended.set()
+
+    async def _greeted(self) -> None:
+        while any(not client.is_made for client in self._greeting):  # noqa: ASYNC110 - once, when a worker ends
+            await asyncio.sleep(ACCEPTING_SECONDS)
 
     def _report(self) -> Report:
         return {"pid": os.getpid(), **report(self._proxy)}

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -179,6 +180,7 @@ class Balancer:
 
     child: asyncio.subprocess.Process
     socket: Path  # of its administration
+    tls: ssl.SSLContext | None = None  # what clients speak
     port: int = 0
     ops_port: int = 0
     is_told: bool = False
@@ -187,7 +189,7 @@ class Balancer:
 
     async def client(self) -> Client:
         """A new connection."""
-        made = Client(*await asyncio.open_connection("127.0.0.1", self.port, limit=2**20))
+        made = Client(*await asyncio.open_connection("127.0.0.1", self.port, limit=2**20, ssl=self.tls))
         self.clients.append(made)
         return made
 

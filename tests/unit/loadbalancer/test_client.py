@@ -44,7 +44,7 @@ class Transport:
     def abort(self) -> None:
         """Nobody looks."""
 
-    pause_reading = resume_reading = write_eof = abort
+    pause_reading = resume_reading = write_eof = can_write_eof = abort
 
 
 @pytest.fixture
