@@ -16,10 +16,10 @@ class Health:
     _bad: int = 0
     _unreached: int = 0
 
-    def distrust(self) -> None:
+    def distrust(self, reason: str = "not checked yet") -> None:
         """It has come to a balancer at work, and nobody has seen it alive: one good check first."""
         self.is_up = False
-        self.reason = "not checked yet"
+        self.reason = reason
         self._good = self.rise - 1
 
     def checked(self, problem: str) -> bool:

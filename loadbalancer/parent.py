@@ -247,6 +247,7 @@ class Parent:
                 settings={**told.texts, SETTINGS["via"].variable: told.config.via or self._via},
                 sockets=sockets,
                 drained=sorted(told.drained),
+                down=self._down(),
                 maxconn=told.maxconn,
                 shared=self._memory,
                 rows=self._rows,
@@ -258,6 +259,12 @@ class Parent:
             child.kill()
             raise FailedError(str(error)) from None
         return worker
+
+    def _down(self) -> dict[str, str]:
+        # A new worker that found out for itself would send requests there first.
+        reports = [worker.report for worker in self.serving if worker.report]
+        views = [view for report in reports for view in report["servers"].items()]
+        return {name: server["reason"] for name, server in views if server["state"] == "down"}
 
     def _find_columns(self, told: Told) -> None:
         # A name keeps its column; a new name takes one in which nobody has anything in hand.

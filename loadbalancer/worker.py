@@ -60,6 +60,8 @@ class Worker:
         self._ended = asyncio.Event()
         self._is_unchecked = False
         for server in farm.servers:
+            if server.name in hello["down"]:
+                server.health.distrust(hello["down"][server.name])
             farm.set_draining(server, is_draining=server.name in hello["drained"])
         self._checks = Checks(self._proxy)
         allow_files(config.clients_max)

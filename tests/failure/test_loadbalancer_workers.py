@@ -234,6 +234,25 @@ async def test_a_reload_of_something_wrong_is_refused_aloud_and_changes_nothing(
         assert (await balancer.ask(GET)).status == 200
 
 
+async def test_a_new_worker_knows_from_the_old_one_which_servers_are_down() -> None:
+    servers = [Upstream(name) for name in "ab"]
+    async with balanced(*servers) as balancer:
+        await servers[0].kill()
+
+        async def is_down() -> bool:
+            return await balancer.states() == {"a": "down", "b": "up"}
+
+        await balancer.until(is_down)
+        assert (await balancer.admin("/restart")).status == 200
+        assert await is_down()
+        await servers[0].start()
+        await balancer.until(lambda: is_up(balancer, "a"))
+
+
+async def is_up(balancer: Balancer, name: str) -> bool:
+    return (await balancer.states())[name] == "up"
+
+
 # Deaths.
 
 
