@@ -149,10 +149,14 @@ def _servers(text: str) -> tuple[Address, ...]:
 
 
 def _hash_sources(text: str) -> tuple[str, ...]:
-    sources = tuple(part.strip().lower() for part in text.split(","))
-    if not all(re.fullmatch(r"address|header:[a-z0-9-]{1,64}", source, re.ASCII) for source in sources):
+    sources = tuple(part.strip() for part in text.split(","))
+    if not all(
+        re.fullmatch(r"address|header:[A-Za-z0-9-]{1,64}|cookie:[\w.-]{1,64}", source, re.ASCII) for source in sources
+    ):
         raise ValueError
-    return sources
+    return tuple(
+        source.lower() if source.startswith("header") else source for source in sources
+    )  # a cookie's name has case
 
 
 def _networks(text: str) -> tuple[Network, ...]:
@@ -200,7 +204,7 @@ TABLE: tuple[Setting, ...] = (
             "the servers to share the requests among; must be given"),
     Setting("algorithm", "round_robin", _one_of(*ALGORITHMS), "how a server is chosen"),
     Setting("hash", "header:buyer-id,header:authorization,address",
-            Kind("header:<name> or address, with commas between", _hash_sources), "consistent_hash goes by the first of these that a request has"),
+            Kind("header:<name>, cookie:<name> or address, with commas between", _hash_sources), "consistent_hash goes by the first of these that a request has"),
     Setting("check_path", "/livez", _matching(r"/[A-Za-z0-9_.~/?=&-]{0,255}", "a path"), "a server that answers GET here with 2xx or 3xx is alive"),
     Setting("check_interval", "1", _seconds(0.05, 3600), "from one check of a server to its next"),
     Setting("check_fast_interval", "0.25", _seconds(0.05, 3600), "the same while checks begin to say otherwise than before"),

@@ -1,6 +1,7 @@
 """The servers behind the balancer, and which of them gets the next request."""
 
 import random
+import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
@@ -187,7 +188,7 @@ class Farm:
         self._later = later
         self._number = number
         self._now = now
-        self._sources = [source.partition(":")[2].encode() for source in config.hash]  # '' is the address
+        self._sources = [_source(source) for source in config.hash]
         self.queue: Queue[Waiter] = Queue(-(-config.queue // config.workers), config.queue_timeout)
         self._is_admitting = False
         self.turned_away = 0  # for want of a place to wait in
@@ -218,8 +219,11 @@ class Farm:
     def key_of(self, head: RequestHead | PlainRequest, address: bytes) -> bytes:
         """What the request is known by: the first of the configured sources that it has."""
         if self.algorithm == "consistent_hash":
-            for source in self._sources:
-                value = head.value(source) if source else address
+            for field, search in self._sources:
+                value = head.value(field) if field else address
+                if value and search is not None:
+                    found = search(value)
+                    value = found and found[1]
                 if value:
                     return value
         return address
@@ -432,6 +436,14 @@ class Farm:
         if self._next is not None:  # or one change overtook another, and it is done
             self._spilled += self._policy.spilled
             self._policy, self._next = self._next, None
+
+
+def _source(text: str) -> tuple[bytes, Callable[[bytes], re.Match[bytes] | None] | None]:
+    """A field ('' for the address), and how the key is found in its value, unless it is the value."""
+    kind, _, name = text.partition(":")
+    if kind != "cookie":
+        return name.encode(), None
+    return b"cookie", re.compile(rb"(?:^|[;,])[ \t]*" + re.escape(name.encode()) + rb"=([^;,]+)").search
 
 
 def _ignore(_: Server) -> None:

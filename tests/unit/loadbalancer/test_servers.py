@@ -5,6 +5,8 @@ import pytest
 
 from loadbalancer.agent import Said
 from loadbalancer.config import ALGORITHMS, SERVERS_MAX, Address, Config
+from loadbalancer.http1.head import parse_request
+from loadbalancer.http1.plain import plain_request
 from loadbalancer.policies.base import REQUEST, STREAM
 from loadbalancer.servers import Farm, Server
 
@@ -193,6 +195,28 @@ def test_a_table_is_made_between_requests_and_the_old_one_serves_meanwhile() -> 
     after = homes()
     assert made.servers[-1] in after
     assert leaving not in after
+
+
+@pytest.mark.parametrize(
+    ("fields", "key"),
+    [
+        (b"Cookie: a=1; Sid=abc; b=2\r\nX-Key: k\r\n", b"abc"),
+        (b"Cookie: Sid=abc\r\n", b"abc"),
+        (b"Cookie: a=1\r\nCookie: Sid=abc\r\n", b"abc"),
+        (b"Cookie: NotSid=abc; sid=abc; a=Sid=abc\r\nx-key: k\r\n", b"k"),
+        (b"Cookie: Sid=; a=1\r\n", b"10.0.0.1"),
+        (b"", b"10.0.0.1"),
+    ],
+)
+def test_a_request_is_known_by_a_cookie_a_header_or_its_address(fields: bytes, key: bytes) -> None:
+    made = farm(LB_ALGORITHM="consistent_hash", LB_HASH="cookie:Sid,header:X-Key,address")
+    data = b"GET / HTTP/1.1\r\nHost: shop\r\n%b\r\n" % fields
+    plain = plain_request(data, 0)
+    assert plain is not None
+    assert made.key_of(plain[0], b"10.0.0.1") == key
+    assert made.key_of(parse_request(data, 0), b"10.0.0.1") == key
+    made.set_algorithm("round_robin")
+    assert made.key_of(plain[0], b"10.0.0.1") == b"10.0.0.1"
 
 
 # Ejected, warming up, and what a server says of itself.
