@@ -137,6 +137,7 @@ class Worker:
         await asyncio.sleep(ACCEPTING_SECONDS)
         if question is not None and question["do"] == "retire":  # 2. let go who is idle, or tell them to go
             proxy.retire(grace)
+            say("worker.retiring", clients=len(proxy.clients))
         else:
             proxy.drain()
         with contextlib.suppress(TimeoutError):

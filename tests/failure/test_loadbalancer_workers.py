@@ -72,12 +72,17 @@ async def is_at_rest(balancer: Balancer) -> bool:
 
 
 async def ask_until_told(client: Client) -> None:
-    """Ask until an answer says that it is the last: within a moment of a reload it is the first."""
+    """Ask until an answer says that it is the last: within a moment of the answer that was owed."""
     async with asyncio.timeout(PATIENCE_SECONDS):
         while (answer := await client.ask(GET)).fields.get("connection") != "close":
             assert answer.status == 200
     assert answer.status == 200
     assert await client.rest() == b""
+
+
+async def has_retired(balancer: Balancer) -> bool:
+    """Has an old worker seen to its clients?"""
+    return any(line["event"] == "worker.retiring" for line in balancer.said)
 
 
 async def replaced(balancer: Balancer, before: list[int]) -> list[int]:
@@ -131,7 +136,10 @@ async def test_an_idle_client_of_an_old_worker_is_told_to_go_with_its_next_answe
         before = await balancer.workers()
         assert (await balancer.admin("/reload")).status == 200
         assert await balancer.workers("retiring") == before
-        await ask_until_told(idle)
+        await balancer.until(lambda: has_retired(balancer))
+        last = await idle.ask(GET)
+        assert (last.status, last.fields["connection"]) == (200, "close")
+        assert await idle.rest() == b""
         await replaced(balancer, before)
 
 
@@ -156,6 +164,7 @@ async def test_an_answer_that_has_begun_without_saying_so_is_not_the_last_on_its
         before = await balancer.workers()
         await balancer.admin("/reload")
         assert await balancer.workers("retiring") == before
+        await balancer.until(lambda: has_retired(balancer))
         go.set()
         assert await client.reader.readexactly(2) == b"lf"
         await ask_until_told(client)
