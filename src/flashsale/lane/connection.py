@@ -198,7 +198,7 @@ class Connection(asyncio.Protocol):
         return self._take_other()
 
     def _take_plain(self, *, is_full: bool) -> bool:
-        # All that are plain and whole, until there are enough; but one, when there are too many already.
+        # All that are plain and whole, until there are enough; when there are too many already, nothing ends meanwhile either.
         unread, listener, at = self._unread, self._listener, 0
         text, route, whole = unread.decode("latin-1"), listener.route, len(unread)
         while at < whole and (head := listener.read(text, at)) is not None:
@@ -211,7 +211,7 @@ class Connection(asyncio.Protocol):
             if is_full:
                 route.shed(1)
                 self._told(route.busy, sequence)
-                break
+                continue
             begun = route.begin(values, unread[body_from:ends])
             if isinstance(begun, Answer):
                 self._told(begun, sequence)
