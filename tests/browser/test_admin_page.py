@@ -348,5 +348,17 @@ async def test_no_part_of_the_page_breaks_a_rule_of_accessibility_or_overflows(
             await page.get_by_role("button", name=button, exact=True).click()
             await expect(page.get_by_role("dialog")).to_be_visible()
             await expect(page.locator("#deed")).not_to_have_attribute("aria-busy", "true")
+            if button == "Clone":
+                await page.get_by_label("Name of the clone").fill("another")
+                await page.get_by_label("Suffix of its SKUs").fill(".another")
+                await page.get_by_label("Closes").fill("2099-01-01T00:00:00")
+                await page.get_by_role("button", name="Show what it will change").click()
+            await expect(page.get_by_role("table", name="What it will change")).to_be_visible()
+            assert (
+                await page.evaluate(
+                    "(({scrollWidth, clientWidth}) => scrollWidth - clientWidth)(document.getElementById('deed'))"
+                )
+                <= 0
+            )
             await is_sound(page, button)
             await page.keyboard.press("Escape")

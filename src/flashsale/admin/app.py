@@ -37,12 +37,12 @@ async def serve(settings: Settings) -> None:
     operations = Operations(ROLE, metrics.registry, "stopping")
     async with contextlib.AsyncExitStack() as running:
         session = await running.enter_async_context(aiohttp.ClientSession())
-        figures = Figures(context, settings.auditor_url, session)
+        looking = asyncio.Lock()  # whose turn it is at the dead-letter queues
+        figures = Figures(context, settings.auditor_url, session, looking=looking)
         running.callback(figures.close)
         app = web.Application(client_max_size=BODY_BYTES_MAX)
-        routes = Routes(
-            Door.at(settings.admin_origin, settings.port), Users(settings.admin_users), context, figures, metrics
-        )
+        door = Door.at(settings.admin_origin, settings.port)
+        routes = Routes(door, Users(settings.admin_users), context, figures, looking=looking, metrics=metrics)
         routes.add_to(app)
         runner = web.AppRunner(
             app, access_log=None, handle_signals=False, shutdown_timeout=DRAIN_SECONDS,

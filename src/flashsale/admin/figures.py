@@ -19,10 +19,13 @@ REPORT_BYTES_MAX = 1024 * 1024
 class Figures:
     """The overview, at most ``FRESH_SECONDS`` old. A part whose store is away says so, and the others are shown."""
 
-    def __init__(self, context: Context, auditor_url: str, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, context: Context, auditor_url: str, session: aiohttp.ClientSession, *, looking: asyncio.Lock
+    ) -> None:
         self._context = context
         self._auditor_url = auditor_url
         self._session = session
+        self._looking = looking
         self._reading: asyncio.Task[dict[str, Any]] | None = None
         self._read_at = float("-inf")
 
@@ -40,10 +43,14 @@ class Figures:
 
     async def _read(self) -> dict[str, Any]:
         audit, sales, aside = await asyncio.gather(
-            _part(self._audit()), _part(sale.listed(self._context)), _part(dlq.counted(self._context))
+            _part(self._audit()), _part(sale.listed(self._context)), _part(self._aside())
         )
         self._read_at = time.monotonic()
         return {"audit": audit, "sales": sales, "aside": aside}
+
+    async def _aside(self) -> dict[str, int]:
+        async with self._looking:
+            return await dlq.counted(self._context)
 
     async def _audit(self) -> dict[str, Any]:
         if not self._auditor_url:

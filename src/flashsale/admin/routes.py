@@ -1,12 +1,13 @@
 """HTTP in, ``flashsale.operate`` called, JSON out. Every refusal leaves as a problem (RFC 9457), whoever raised it."""
 
 import asyncio
+import contextlib
 import json
 import math
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -84,7 +85,9 @@ class ProblemError(Exception):
 class Routes:
     """The routes of the process: who is signed in, and the bound of what is worked on at once."""
 
-    def __init__(self, door: Door, users: Users, context: Context, figures: Figures, metrics: Metrics) -> None:
+    def __init__(
+        self, door: Door, users: Users, context: Context, figures: Figures, *, looking: asyncio.Lock, metrics: Metrics
+    ) -> None:
         self._door = door
         self._users = users
         self._context = context
@@ -94,6 +97,7 @@ class Routes:
         self._throttle = Throttle()
         self._hashing = asyncio.Semaphore(HASHING_MAX)
         self._turns = Turns(WORKING_MAX, WAITING_MAX)
+        self._looking = looking
         metrics.sessions.set_function(lambda: len(self._sessions))
 
     def add_to(self, app: web.Application) -> None:
@@ -271,7 +275,7 @@ class Routes:
     async def get_messages(self, request: web.Request) -> web.Response:
         """``GET /api/dlq/{queue}``: the latest that were set aside, and how many there are."""
         queue = fields.read((QUEUE,), {"queue": request.match_info["queue"]})["queue"]
-        async with self._turns.turn():
+        async with self._at("dlq"):
             rows = await dlq.listed(queue, self._context)
         return _json({"messages": rows[-MESSAGES_MAX:], "all": len(rows)})
 
@@ -279,7 +283,7 @@ class Routes:
         """``GET /api/dlq/{queue}/message?message=…``."""
         queue = fields.read((QUEUE,), {"queue": request.match_info["queue"]})["queue"]
         message = _query(request, (MESSAGE,))["message"]
-        async with self._turns.turn():
+        async with self._at("dlq"):
             return _json(await dlq.read(queue, message, self._context))
 
     async def get_operations(self, request: web.Request) -> web.Response:
@@ -299,7 +303,7 @@ class Routes:
         name, action, document = await self._asked(request)
         asked = fields.read(action.fields, document)
         by = Deed(request["user"].name, "a rehearsal", secrets.token_hex(16))
-        async with self._turns.turn():
+        async with self._at(name):
             changes = await action.plan(asked, by, self._context)
         return _json({"action": name, "means": action.means, "changes": [change._asdict() for change in changes]})
 
@@ -309,7 +313,7 @@ class Routes:
         key = _key(request)
         asked = fields.read((*action.fields, REASON), document)
         by = Deed(request["user"].name, asked.pop("reason"), key)
-        async with self._turns.turn():
+        async with self._at(name):
             try:
                 await action.do(asked, by, self._context)
             except OperationError as error:
@@ -319,6 +323,12 @@ class Routes:
         self._metrics.deeds.labels(name, "done").inc()
         log.info("admin.deed", action=name, name=by.operator, key=key)
         return _json({"action": name, "key": key, "operation": recorded[0] if recorded else None})
+
+    @contextlib.asynccontextmanager
+    async def _at(self, name: str) -> AsyncIterator[None]:
+        # A look at a dead-letter queue has all of it in hand: whoever looked meanwhile would find nothing there.
+        async with self._turns.turn(), self._looking if name.startswith("dlq") else contextlib.nullcontext():
+            yield
 
     async def _asked(self, request: web.Request) -> tuple[str, Action, dict[str, Any]]:
         if request["user"].role is not Role.OPERATOR:

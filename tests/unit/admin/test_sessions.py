@@ -23,6 +23,7 @@ def test_a_session_lives_while_it_is_used_and_a_day_at_most() -> None:
     while now + IDLE_SECONDS < WHOLE_SECONDS:
         now += IDLE_SECONDS
         assert sessions.find(token, now) is session
+    assert sessions.find(token, WHOLE_SECONDS) is session
     assert sessions.find(token, WHOLE_SECONDS + 1) is None
     assert len(sessions) == 0
 

@@ -73,8 +73,11 @@ export class DeedDialog {
     await this.#busy(async () => {
       const { changes } = await plan(this.#action, values);
       this.#planned = values;
-      by("deed-changes").replaceChildren(table("What it will change", [["What"], ["Now"], ["Then"]],
-        changes.map(({ what, before, after }) => [label(what), value(what, before), value(what, after)]), "Nothing: it is so already."));
+      // of something new there is nothing to compare
+      const columns = changes.every(({ before }) => before === null) ? [["What"], ["Then"]] : [["What"], ["Now"], ["Then"]];
+      by("deed-changes").replaceChildren(table("What it will change", columns,
+        changes.map(({ what, before, after }) => [called(what), ...(columns.length > 2 ? [value(what, before)] : []), value(what, after)]),
+        "Nothing: it is so already."));
       if (this.#needsFields) by("deed-plan").scrollIntoView({ block: "nearest" });
     });
     this.#label();
@@ -134,6 +137,12 @@ function given() {
     else values[name] = dataset.form === "number" && /^\d{1,15}$/.test(text) ? Number(text) : text;
   }
   return values;
+}
+
+// A plan says `sku: name of the thing` of an item.
+function called(what) {
+  const [sku, name] = what.split(": ");
+  return name ? `${sku}: ${label(name).toLowerCase()}` : label(what);
 }
 
 function newKey() {
