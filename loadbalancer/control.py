@@ -5,6 +5,7 @@ noticed by the end of the line.
 """
 
 import asyncio
+import contextlib
 import itertools
 import json
 import socket
@@ -12,6 +13,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Self
 
 LINE_BYTES_MAX = 4 * 1024 * 1024  # a report on 64 servers is a fiftieth of it
+SENT_SECONDS = 2.0
 Line = dict[str, Any]
 
 
@@ -102,10 +104,10 @@ class Questions:
         self._writer.write(json.dumps({"number": question["number"], **data}).encode() + b"\n")
 
     async def sent(self) -> None:
-        """Wait until every answer has left."""
-        try:
-            await self._writer.drain()
-            self._writer.close()
-            await self._writer.wait_closed()
-        except OSError:
-            pass
+        """Wait until every answer is read: closed with a question unread, the pair is reset, and the last answer lost."""
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(SENT_SECONDS):
+                await self._writer.drain()
+                self._writer.write_eof()
+                while await self._reader.read(LINE_BYTES_MAX):  # until the parent has read the end, and closes
+                    pass
