@@ -118,8 +118,8 @@ def _value(field: Field, value: Any) -> Any:
         if field.required:
             raise FieldError(f"{field.name} is missing: {field.kind.allowed}")
         return field.default
-    # a number is a number in JSON, and true is none
-    if type(value) is not (int if field.kind.form is Form.NUMBER else str):
+    # a number is a number in JSON; true is one to Python, and its text is none
+    if not isinstance(value, int if field.kind.form is Form.NUMBER else str):
         raise FieldError(f"{field.name} is not {field.kind.allowed}")
     try:
         return field.kind.parse(str(value))
