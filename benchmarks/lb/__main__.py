@@ -16,10 +16,10 @@ import uvloop
 
 from benchmarks.backend.__main__ import processes
 from benchmarks.backend.report import Section, whole
-from benchmarks.lb import idle, link, plain, relay
+from benchmarks.lb import idle, link, plain, relay, tls
 from benchmarks.lb.field import Field
 
-PARTS = {"plain": plain, "idle": idle, "relay": relay, "link": link}
+PARTS = {"plain": plain, "tls": tls, "idle": idle, "relay": relay, "link": link}
 
 
 async def main() -> int:

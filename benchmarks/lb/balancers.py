@@ -20,7 +20,7 @@ from flashsale.stack.services import SYSTEM_PATH
 
 ANSWER_BYTES = 300
 ANSWERS_SECONDS = 60.0
-KEPT = 256  # idle connections to the upstream, as ours keeps them
+KEPT = 1024  # idle connections to the upstream, as ours keeps them
 MANY = 1_000_000_000  # requests of one connection: nobody closes one because it was used often
 OPEN_FILES = 65_536  # wanted, and as many had as the limit allows
 
@@ -89,7 +89,12 @@ def ours(name: str, settings: Mapping[str, str] | None = None, *, by_path: bool 
     return Contestant(name, prepare)
 
 
-def _haproxy(given: Given, server: str = "") -> Start:
+def haproxy_tls(certificate: Path) -> Contestant:
+    """HAProxy that speaks TLS to its clients; ``certificate``: and its key, in one file."""
+    return Contestant("HAProxy, TLS", lambda given: _haproxy(given, tls=f"ssl crt {certificate}"))
+
+
+def _haproxy(given: Given, server: str = "", tls: str = "") -> Start:
     path = given.folder / "haproxy.cfg"
     path.write_text(
         f"""global
@@ -107,7 +112,7 @@ defaults
     timeout connect 1s
     timeout server 40s
 frontend clients
-    bind 127.0.0.1:{given.port}
+    bind 127.0.0.1:{given.port} {tls}
     default_backend servers
 backend servers
     option forwardfor

@@ -10,16 +10,18 @@ from benchmarks.backend.load import Seen
 SCRIPT = Path(__file__).with_name("same.lua")
 
 
-async def through(name: str, port: int, file: Path, seconds: int, watched: Mapping[str, int]) -> Seen:
+async def through(
+    name: str, port: int, file: Path, seconds: int, watched: Mapping[str, int], *, scheme: str = "http"
+) -> Seen:
     """The request in ``file``, again and again on each connection. Raises ``RuntimeError`` at an answer that was not asked for."""
-    one = await load.seen(lambda: _generate(port, file, seconds), watched)
+    one = await load.seen(lambda: _generate(port, file, seconds, scheme), watched)
     if one.broken or one.refusals or not one.answers:
         raise RuntimeError(f"{name}: unexpected answers, {one}")
     return one
 
 
-def _generate(port: int, file: Path, seconds: int) -> Awaitable[dict[str, Any]]:
+def _generate(port: int, file: Path, seconds: int, scheme: str) -> Awaitable[dict[str, Any]]:
     if load.has_wrk():
-        return load.wrk(f"http://127.0.0.1:{port}", seconds, load.CONNECTIONS, [str(SCRIPT), str(file)])
+        return load.wrk(f"{scheme}://127.0.0.1:{port}", seconds, load.CONNECTIONS, [str(SCRIPT), str(file)])
     request = file.read_bytes()
     return load.ours(port, lambda _: request, seconds, load.CONNECTIONS)

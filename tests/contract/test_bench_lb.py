@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.backend import load
 from benchmarks.backend.report import Section
-from benchmarks.lb import balancers, idle, plain, relay, wants
+from benchmarks.lb import balancers, idle, plain, relay, tls, wants
 from benchmarks.lb.balancers import OURS, Contestant
 from benchmarks.lb.field import Field
 from benchmarks.lb.peers import aiohttp_proxy
@@ -49,6 +49,17 @@ async def test_a_request_goes_through_everybody(field: Field) -> None:
     assert is_told(said)
     assert len(left_out) == 3 - len(contestants)
     assert plain.by_path(contestants) or left_out
+
+
+async def test_tls_is_weighed_apart_and_left_out_aloud_without_wrk(
+    field: Field, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if load.has_wrk():
+        said = await tls.measure(field, tls.QUICK)
+        assert is_told(said)
+        assert [row[1] for row in said.rows][:2] == [OURS.name, "ours, TLS"]
+    monkeypatch.setattr(load, "has_wrk", lambda: False)
+    assert (await tls.measure(field, tls.QUICK)).notes[-1] == "TLS is left out: there is no wrk."
 
 
 async def test_without_wrk_and_nginx_client_and_upstream_are_ours(

@@ -117,6 +117,7 @@ BENCHES: tuple[Bench, ...] = (
         "after the other, and ratios are taken within a round.\n\n"
         "Parts:\n\n"
         "  plain     a request over kept connections, beside HAProxy, nginx, aiohttp as a proxy, and proxy.py\n"
+        "  tls       the same with TLS at the balancer's port, beside HAProxy\n"
         "  idle      ten thousand clients with kept connections: memory of each, and what they cost those who ask\n"
         "  relay     five thousand event streams, beside HAProxy and nginx without its buffers\n"
         "  link      a purchase attempt through balancer and backend: shared links, pools, HAProxy\n\n"
@@ -127,8 +128,8 @@ BENCHES: tuple[Bench, ...] = (
         services=("postgres", "redis", "rabbitmq"),
         roles=("upkeep",),
         role="upkeep",
-        parts=("plain", "idle", "relay", "link"),
-        bare_parts=frozenset(("plain", "idle", "relay")),
+        parts=("plain", "tls", "idle", "relay", "link"),
+        bare_parts=frozenset(("plain", "tls", "idle", "relay")),
         programs=("wrk", "nginx", "haproxy", "strace"),
         spares_core=True,
     ),
