@@ -47,8 +47,8 @@ async def measure(field: Field, effort: Effort) -> Section:
     return section(await _against(field, effort, contestants), effort, left_out)
 
 
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """One for an hour, signed by itself: an elliptic curve, as most have. Certificate and key."""
+def certificate(folder: Path, number: int = 1) -> tuple[Path, Path]:
+    """One of this number for an hour, signed by itself: an elliptic curve, as most have. Certificate and key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = dt.datetime.now(dt.UTC)
@@ -57,7 +57,7 @@ def certificate(folder: Path) -> tuple[Path, Path]:
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
-        .serial_number(1)
+        .serial_number(number)
         .not_valid_before(now - dt.timedelta(minutes=5))
         .not_valid_after(now + dt.timedelta(hours=1))
         .sign(key, hashes.SHA256())

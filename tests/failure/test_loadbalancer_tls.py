@@ -1,17 +1,14 @@
 # TLS at the balancer's own port: what clients see, and a certificate that is replaced while they are connected.
 import asyncio
 import contextlib
-import datetime as dt
 import ssl
 import sys
 from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from benchmarks.lb.tls import certificate
 from flashsale.settings import REPOSITORY
 from tests.balanced import Client, Message, Upstream, balanced
 from tests.patience import PATIENCE_SECONDS
@@ -20,26 +17,9 @@ GET = b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n"
 
 
 def certify(directory: Path, number: int) -> dict[str, str]:
-    """A certificate of this number for 127.0.0.1, signed by itself, in the same two files each time."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(number)
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    cert_file, key_file = directory / "cert.pem", directory / "key.pem"
-    cert_file.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    key_file.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return {"LB_TLS_CERT": str(cert_file), "LB_TLS_KEY": str(key_file)}
+    """A certificate of this number, in the same two files each time."""
+    cert, key = certificate(directory, number)
+    return {"LB_TLS_CERT": str(cert), "LB_TLS_KEY": str(key)}
 
 
 def trusting() -> ssl.SSLContext:
