@@ -425,6 +425,14 @@ async def look(desk: Desk, values: dict[str, Any]) -> dict[str, Any]:
     return seen
 
 
+async def test_who_has_done_something_sees_it_in_the_overview(desk: Desk) -> None:
+    sale = await desk.sale()
+    for action, state in (("open", "OPEN"), ("pause", "PAUSED"), ("open", "OPEN"), ("end", "ENDED")):
+        done(await desk.olga.do(f"sale.{action}", sale=sale))
+        overview = done(await desk.olga.get("/api/overview"))
+        assert [row["state"] for row in overview["sales"]["is"] if row["sale"] == sale] == [state]
+
+
 async def test_a_key_that_did_something_else_is_refused(desk: Desk) -> None:
     sale, key = await desk.sale(), secrets.token_hex(16)
     done(await desk.olga.do("sale.open", key, sale=sale))

@@ -36,6 +36,10 @@ class Figures:
             reading = self._reading = asyncio.create_task(self._read())
         return await asyncio.shield(reading)  # who goes away takes it from nobody
 
+    def changed(self) -> None:
+        """Somebody did something: what was read before is not shown to whoever asks from now on."""
+        self._reading = None
+
     def close(self) -> None:
         """Nobody asks any more."""
         if self._reading is not None:

@@ -320,6 +320,7 @@ class Routes:
                 self._metrics.deeds.labels(name, type(error).__name__).inc()
                 raise
             recorded = await operations.latest(self._context, 1, key=key)
+        self._figures.changed()
         self._metrics.deeds.labels(name, "done").inc()
         log.info("admin.deed", action=name, name=by.operator, key=key)
         return _json({"action": name, "key": key, "operation": recorded[0] if recorded else None})
