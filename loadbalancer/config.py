@@ -329,6 +329,15 @@ class Config:
             for method, path in values["link"]
             if (method, path) not in values["replay_safe"]
         ]
+        found += [
+            f"LB_LINK names HEAD {path}; allowed: methods whose answers have the body that their length says"
+            for method, path in values["link"]
+            if method == "HEAD"
+        ]
+        if 0 < values["maxconn"] < values["workers"]:
+            found.append(
+                f"LB_MAXCONN is {values['maxconn']}; allowed: 0, or {values['workers']} and more: one per worker"
+            )
         here = (values["host"], values["port"])
         found += [
             f"LB_SERVERS names the balancer itself ({server.host}:{server.port})"

@@ -72,7 +72,7 @@ class Link(asyncio.Protocol):
     def forget(self, number: int, *, was_late: bool) -> None:
         """Nobody waits for this answer any more. One that was late says that the others may be: nothing new, then."""
         self._waiting[number] = None
-        if was_late:
+        if was_late or self._is_retired:
             self.retire()
 
     def retire(self) -> None:
@@ -176,6 +176,7 @@ class Links:
         self._is_refused = False
         if self._connecting is not None:
             self._connecting.cancel()
+            self._connecting = None  # it may not have begun, and then ends without a word
         for link in list(self._links):
             link.retire()
 
@@ -204,7 +205,8 @@ class Links:
         except (OSError, UnicodeError, TimeoutError):
             return  # the pool's connections find out about a server that is away
         finally:
-            self._connecting = None
+            if self._connecting is asyncio.current_task():
+                self._connecting = None
         if not link.transport.is_closing():
             self._links.append(link)
             self._not_before = 0.0

@@ -47,11 +47,12 @@ class FailedError(Exception):
 class Worker:
     """One worker's process."""
 
-    def __init__(self, slot: int, row: int, child: subprocess.Popen[bytes], control: Control) -> None:
+    def __init__(self, slot: int, row: int, child: subprocess.Popen[bytes], control: Control, grace: float) -> None:
         self.slot = slot
         self.row = row  # of the shared memory
         self.child = child
         self.control = control
+        self.grace = grace  # what it was started with: a reload may have changed it since
         self.is_serving = False
         self.is_leaving = False  # told to: its end is none of an accident's
         self.since = time.time()
@@ -91,6 +92,7 @@ class Parent:
         self._changing = asyncio.Lock()  # one change of the workers at a time
         self._rolling = asyncio.Lock()  # one replacement of all of them at a time
         self._crashes: deque[float] = deque(maxlen=CRASHES_MAX)
+        self._started = asyncio.Event()
         self._stop = asyncio.Event()
         self._failure = ""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -102,6 +104,9 @@ class Parent:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+        # From the beginning: by default either ends a process.
+        loop.add_signal_handler(signal.SIGHUP, self._on_signal, self.reload)
+        loop.add_signal_handler(signal.SIGUSR2, self._on_signal, self.restart)
         config = self.told.config
         self._sockets = listeners.listen(config.host, config.port, config.workers)
         async with contextlib.AsyncExitStack() as open_pages:
@@ -115,8 +120,7 @@ class Parent:
                 )
             try:
                 await self._start(config)
-                loop.add_signal_handler(signal.SIGHUP, self._on_signal, self.reload)
-                loop.add_signal_handler(signal.SIGUSR2, self._on_signal, self.restart)
+                self._started.set()
                 self._task(self._poll())
                 port, ops_port = (made.getsockname()[1] for made in (self._sockets[0][0], ops.sockets[0]))
                 say("loadbalancer.started", host=config.host, port=port, ops_port=ops_port, workers=config.workers)
@@ -182,6 +186,9 @@ class Parent:
             self.told = told
             say("changed", verb=change.verb, server=change.server, value=change.value)
             await self._tell_all("change", change=change, maxconn=told.maxconn, columns=self._columns)
+            # A removed one's column is for others as soon as nobody has anything in hand there.
+            known = {server.name for server in told.config.servers}
+            self._columns = {name: column for name, column in self._columns.items() if name in known}
 
     # Workers.
 
@@ -233,9 +240,13 @@ class Parent:
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno(), *sockets, *memory],
             )
+        except OSError:
+            ours.close()
+            self._free_rows.append(row)
+            raise
         finally:
             theirs.close()
-        worker = Worker(slot, row, child, await Control.over(ours))
+        worker = Worker(slot, row, child, await Control.over(ours), told.config.grace)
         self._workers.add(worker)
         handle = os.pidfd_open(child.pid)
         asyncio.get_running_loop().add_reader(handle, self._on_ended, worker, handle)
@@ -336,7 +347,7 @@ class Parent:
 
     async def _see_off(self, worker: Worker, how: str) -> None:
         try:
-            await worker.control.ask(how, self.told.config.grace + SPARE_SECONDS)
+            await worker.control.ask(how, worker.grace + SPARE_SECONDS)
             async with asyncio.timeout(SPARE_SECONDS):
                 await worker.ended.wait()
         except (GoneError, TimeoutError):
@@ -374,13 +385,15 @@ class Parent:
             servers = (await self.reports())["servers"]
             now = time.monotonic()
             answers = {name: sum(server["answers"]) for name, server in servers.items()}
-            self.rates = {name: (count - before.get(name, count)) / (now - at) for name, count in answers.items()}
+            # A server that was removed and added again counts from 0.
+            self.rates = {name: max(0, count - before.get(name, count)) / (now - at) for name, count in answers.items()}
             before, at = answers, now
 
     def _on_signal(self, do: Callable[[], Awaitable[None]]) -> None:
         self._task(self._do(do))
 
     async def _do(self, do: Callable[[], Awaitable[None]]) -> None:
+        await self._started.wait()
         try:
             await do()
         except ConfigError:

@@ -54,7 +54,7 @@ class Proxy:
         self._ids_begin = f"{secrets.token_hex(6)}-".encode()
         self._ids = itertools.count(1)
         self.is_draining = False
-        self._is_retiring = False
+        self.is_retiring = False
         self.is_empty = asyncio.Event()  # set once nobody is left to answer
         self.clients: set[ClientConnection] = set()
         self.neighbours = Neighbours(config.client_max)
@@ -147,9 +147,15 @@ class Proxy:
         if not self.clients:
             self.is_empty.set()
 
+    async def emptied(self) -> None:
+        """Wait until nobody is left to answer; who was shaking hands comes in after all had left."""
+        while self.clients:
+            self.is_empty.clear()
+            await self.is_empty.wait()
+
     def retire(self, seconds: float) -> None:
         """Another process takes the clients over: each is told with its next answer, and streams end one by one in that time."""
-        self.is_draining = self._is_retiring = True
+        self.is_draining = self.is_retiring = True
         for client in list(self.clients):
             if client.is_streaming:
                 self._loop.call_later(random.uniform(0, seconds), client.end_stream)
@@ -220,7 +226,7 @@ class Proxy:
 
     def _sweep(self) -> None:
         now = self.now()
-        if self._is_retiring:
+        if self.is_retiring:
             self._tell_to_leave()  # those that were in the middle of an answer, or just being accepted
         self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
         self.farm.warm_up()

@@ -329,7 +329,7 @@ class Farm:
         if len(self.servers) == 1:
             raise ValueError(f"{server.name!r} is the last server")
         server.is_leaving = True
-        self._leaving.append(server)
+        self._leaving = [*self.leaving, server]
         self._become(tuple(other for other in self.servers if other is not server))
         self.left(server)
 

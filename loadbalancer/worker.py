@@ -110,7 +110,9 @@ class Worker:
         return made
 
     def _change(self, question: Line) -> None:
-        Change(*question["change"]).to(self._farm)
+        # A worker that retires since a reload may have other servers: what is no change to it is none.
+        with contextlib.suppress(ValueError):
+            Change(*question["change"]).to(self._farm)
         self._follow(question)
         for server in self._farm.servers:
             if server.is_draining:
@@ -143,7 +145,9 @@ class Worker:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):
                 await self._greeted()
-                await proxy.is_empty.wait()  # 3. answer what was asked
+                if not proxy.is_retiring:
+                    proxy.drain()  # also who was shaking hands until now
+                await proxy.emptied()  # 3. answer what was asked
         await self._checks.close()
         if proxy.clients:
             proxy.drain()  # 4. whoever asked nothing for so long has an end in good order

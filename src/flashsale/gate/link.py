@@ -191,8 +191,9 @@ class Link:
         self._tell(_unanswered(answer) if isinstance(answer, hiredis.ReplyError) else answer)
 
     def _tell(self, answer: Any) -> None:
+        call = self._in_flight.popleft()  # a reply that nobody waits for ends the connection: the order is lost
         try:
-            self._in_flight.popleft().hear(answer)
+            call.hear(answer)
         except Exception as error:  # noqa: BLE001 - whoever hears is at fault; the replies behind are other callers'
             told = {"message": "who heard a reply of the gate failed", "exception": error}
             self.keeper.get_loop().call_exception_handler(told)

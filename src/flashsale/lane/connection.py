@@ -80,6 +80,8 @@ class Connection(asyncio.Protocol):
         """It left. What it asked for goes on: a purchase is not undone by a closed window."""
         self._transport = None
         self._slots.clear()
+        self._unread = b""  # an answer may have asked for a flush this turn, which would go on with what is unread
+        self._out = []
         self._listener.closed(self)
         if self._behind is not None:
             self._behind.connection_lost(exc)

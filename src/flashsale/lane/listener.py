@@ -117,6 +117,7 @@ class Listener:
             connection.flush()
 
     def _tick(self) -> None:
+        self._ticking = self.loop.call_later(TICK_SECONDS, self._tick)  # first: one connection must not stop the clock
         self.now += 1
         self.tail = f"Date: {formatdate(usegmt=True)}\r\nServer: {self._server_name}\r\n".encode()
         for connection in tuple(self.partial):
@@ -126,4 +127,3 @@ class Listener:
             for connection in tuple(self.connections):
                 if self.now - connection.heard > IDLE_TICKS:
                     connection.end_if_idle()
-        self._ticking = self.loop.call_later(TICK_SECONDS, self._tick)

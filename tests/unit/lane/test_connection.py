@@ -215,6 +215,15 @@ async def test_what_is_known_at_once_waits_for_those_before_it(world: World) -> 
     assert world.wire.said == first + told("a") + first.replace(b"now-1", b"now-2")
 
 
+async def test_an_answer_in_the_turn_in_which_its_client_left_leaves_nothing_to_wait_for(world: World) -> None:
+    world.hear(purchase("a") + purchase("half")[:-1])
+    await turns()
+    world.wire.close()
+    await world.tell("a")
+    await turns()
+    assert world.connection not in world.listener.partial, "or the clock would give it to a protocol that has no client"
+
+
 async def test_what_carries_a_sequence_is_answered_with_it_and_waits_for_nobody(world: World) -> None:
     sent = [purchase(key, f"Link-Sequence: {number}\r\n") for key, number in (("a", 7), ("now", 8), ("b", 10**17))]
     world.hear(purchase("first") + b"".join(sent) + purchase("last"))

@@ -1,5 +1,6 @@
 # A client that reads slowly: how long it may wait, and how little of a stream is kept for it. One that was refused: the end.
 import asyncio
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -115,3 +116,14 @@ async def test_behind_what_was_refused_nothing_is_read_not_even_what_was_about_t
     assert [said.split(b"\r\n")[0] for said in transport.written] == [b"HTTP/1.1 200 OK", b"HTTP/1.1 400 Bad Request"]
     assert client._exchange is None
     assert proxy.farm.servers[0].active == 0
+
+
+async def test_who_comes_in_after_all_had_left_is_waited_for(proxy: Proxy) -> None:
+    proxy.drain()
+    assert proxy.is_empty.is_set()
+    client, _, _ = asked(proxy)  # it was shaking hands when the end came
+    waiting = asyncio.create_task(proxy.emptied())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    client.connection_lost(None)
+    await waiting

@@ -180,6 +180,18 @@ def test_a_link_for_what_may_not_be_sent_again_is_refused() -> None:
     assert problem.startswith("LB_LINK names POST /b, which LB_REPLAY_SAFE does not")
 
 
+def test_a_link_for_answers_without_the_body_that_their_length_says_is_refused() -> None:
+    (problem,) = refused({**GIVEN, "LB_REPLAY_SAFE": "HEAD /a", "LB_LINK": "HEAD /a"})
+    assert problem.startswith("LB_LINK names HEAD /a; allowed: ")
+
+
+def test_a_limit_that_leaves_a_worker_none_is_refused() -> None:
+    assert refused({**GIVEN, "LB_WORKERS": "3", "LB_MAXCONN": "2"}) == (
+        "LB_MAXCONN is 2; allowed: 0, or 3 and more: one per worker",
+    )
+    assert Config.load({**GIVEN, "LB_WORKERS": "3", "LB_MAXCONN": "0"}).maxconn == 0
+
+
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "loadbalancer", *arguments],

@@ -211,3 +211,23 @@ async def test_a_server_that_is_taken_out_may_say_something_else_when_it_is_back
     assert shared.ended()
     assert out.heard == [plain(b"{}")]
     assert not shared.links._is_refused
+
+
+async def test_a_retired_link_ends_when_the_last_who_waited_has_left() -> None:
+    shared = Shared()
+    first, second = shared.send(2)
+    shared.link.retire()
+    shared.link.forget(first.number, was_late=False)
+    assert not shared.transport.is_aborted
+    shared.link.forget(second.number, was_late=False)
+    assert shared.transport.is_aborted, "or a server that fell silent would keep its links for ever"
+
+
+async def test_a_link_whose_making_was_called_off_before_it_began_may_be_made_later() -> None:
+    links = Links("127.0.0.1", 1, 1, 1.0)
+    assert links.take(10.0) is None
+    links.retire()
+    await asyncio.sleep(0)
+    assert links.take(20.0) is None
+    assert links._connecting is not None, "it is being made again"
+    links.retire()
