@@ -1,6 +1,5 @@
 # A client that reads slowly: how long it may wait, and how little of a stream is kept for it. One that was refused: the end.
 import asyncio
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
