@@ -1,5 +1,6 @@
 """The admin page in a real browser: by keyboard alone, to a screen reader, and on a telephone."""
 
+import asyncio
 import contextlib
 import json
 import re
@@ -14,7 +15,7 @@ import asyncpg
 import pytest
 from aiohttp import web
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, Page, ViewportSize, expect
+from playwright.async_api import Browser, Error, Page, ViewportSize, expect
 
 from flashsale.authority.client import Authority
 from flashsale.payments import queues
@@ -228,6 +229,38 @@ async def test_a_purchase_is_found_and_refunded(office: Office) -> None:
         await expect(page.get_by_text("The money is on its way back")).to_be_visible()
         await expect(page.get_by_role("button", name="Refund")).to_have_count(0)
         await expect(page.get_by_role("region", name="Done by hand")).to_contain_text("a scratch")
+
+
+async def test_a_plan_that_comes_late_is_nothing_to_the_deed_that_is_asked_for_now(office: Office) -> None:
+    came, go_on, went = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def late(route: Any) -> None:
+        came.set()
+        await go_on.wait()
+        with contextlib.suppress(Error):  # nobody waits for it any more
+            await route.continue_()
+        went.set()
+
+    ben = str(office.shop.id("ben", "k"))
+    async with office.page() as page:
+        await page.goto(f"{office.admin.url}/#/purchases/{office.paid}")
+        await page.route("**/api/plans/purchase.refund", late)
+        await page.get_by_role("button", name="Refund").click()
+        await came.wait()
+        await page.keyboard.press("Escape")
+        await page.goto(f"{office.admin.url}/#/purchases/{ben}")
+        await page.get_by_role("button", name="Cancel the hold").click()
+        dialog = page.get_by_role("dialog")
+        planned = dialog.get_by_role("row", name="State Held Cancelled")
+        await expect(planned).to_be_visible()
+        go_on.set()
+        await went.wait()
+        await page.evaluate("new Promise((done) => setTimeout(done, 500))")  # without the guard it is answered by now
+        await expect(planned).to_be_visible()
+        await dialog.get_by_role("textbox", name="Reason").fill("he asked for it")
+        await dialog.get_by_role("button", name="Give the hold up").click()
+        await expect(dialog).to_be_hidden()
+        await expect(page.get_by_role("heading", level=1)).to_contain_text("Cancelled")
 
 
 async def test_what_was_set_aside_is_looked_at_and_replayed(office: Office) -> None:

@@ -32,7 +32,7 @@ async function start() {
 
 async function enter(who) {
   me = { ...who, isOperator: who.role === "operator" };
-  dialog ??= new DeedDialog(await get("/api/actions"), done);
+  dialog ??= new DeedDialog(await get("/api/actions"), done, failed);
   by("sign-in").hidden = true;
   by("top").hidden = false;
   by("me").replaceChildren(me.name, h("span", { class: "role" }, `, ${me.role}`));
@@ -121,6 +121,10 @@ async function done(action, operation) {
   else await Promise.all([show(), judge()]);
   // The button that was pressed may be gone with what it could do.
   if (document.activeElement === document.body) by("main").querySelector("h1")?.focus();
+}
+
+function failed(action, why) {
+  say(`Not known to be done: ${words(action).title.toLowerCase()}. ${why}`);
 }
 
 function say(text) {

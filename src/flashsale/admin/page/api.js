@@ -37,12 +37,12 @@ export function get(path, query = {}) {
 }
 
 // A plan changes nothing, so it is asked for again when a store is busy.
-export async function plan(action, values) {
+export async function plan(action, values, signal) {
   for (let tries = 1; ; tries++) {
     try {
-      return await send("POST", `/api/plans/${action}`, values);
+      return await send("POST", `/api/plans/${action}`, values, {}, [signal]);
     } catch (problem) {
-      if (problem.status !== 503 || tries === PLAN_TRIES) throw problem;
+      if (problem.status !== 503 || tries === PLAN_TRIES || signal.aborted) throw problem;
       await new Promise((resolve) => setTimeout(resolve, PLAN_PAUSE_MS));
     }
   }
@@ -58,7 +58,7 @@ function remember(me) {
   return me;
 }
 
-async function send(method, path, body, more = {}) {
+async function send(method, path, body, more = {}, signals = []) {
   const headers = { ...more };
   if (method !== "GET") Object.assign(headers, { "Content-Type": "application/json", "X-CSRF-Token": csrf });
   let reply, text;
@@ -70,7 +70,7 @@ async function send(method, path, body, more = {}) {
       cache: "no-store",
       credentials: "same-origin",
       redirect: "error",
-      signal: AbortSignal.timeout(ANSWER_MS),
+      signal: AbortSignal.any([AbortSignal.timeout(ANSWER_MS), ...signals]),
     });
     text = await reply.text();
   } catch {

@@ -9,22 +9,27 @@ const KEY_BYTES = 16;
 export class DeedDialog {
   #actions;
   #done;
+  #failed;
   #action = null;
   #settled = {};
   #planned = null; // the values that the shown plan is of
-  #key = "";
+  #key = ""; // of the deed in the dialog: an answer to another one comes too late
+  #asking = new AbortController(); // the plan that is on its way
   #isBusy = false;
 
-  // `actions`: what the process can do, as it describes it. `done(action, operation)` is called when something was done.
-  constructor(actions, done) {
+  // `actions`: what the process can do, as it describes it. `done(action, operation)` is called when something was done, and
+  // `failed(action, why)` when it was not and the dialog has gone on to another deed.
+  constructor(actions, done, failed) {
     this.#actions = actions;
     this.#done = done;
+    this.#failed = failed;
     by("deed-form").addEventListener("submit", (event) => {
       event.preventDefault();
       if (!this.#isBusy) this.#go();
     });
     by("deed-fields").addEventListener("input", () => this.#unplan());
     by("deed-cancel").addEventListener("click", () => by("deed").close());
+    by("deed").addEventListener("close", () => by("deed").open || this.#unplan());
   }
 
   open(action, settled) {
@@ -48,10 +53,13 @@ export class DeedDialog {
     return by("deed-fields").childElementCount > 0;
   }
 
-  // With other values it is another deed, and has another key.
+  // With other values it is another deed, and has another key; what is on its way for the one before is nothing to it.
   #unplan() {
     this.#planned = null;
     this.#key = newKey();
+    this.#asking.abort();
+    this.#asking = new AbortController();
+    this.#free();
     by("deed-error").textContent = "";
     by("deed-changes").replaceChildren(h("p", { class: "hint" }, this.#needsFields ? "Shown once everything is filled in." : "Looking…"));
     this.#label();
@@ -69,9 +77,11 @@ export class DeedDialog {
   }
 
   async #plan() {
+    const key = this.#key;
     const values = { ...this.#settled, ...given() };
     await this.#busy(async () => {
-      const { changes } = await plan(this.#action, values);
+      const { changes } = await plan(this.#action, values, this.#asking.signal);
+      if (key !== this.#key) return;
       this.#planned = values;
       // of something new there is nothing to compare
       const columns = changes.every(({ before }) => before === null) ? [["What"], ["Then"]] : [["What"], ["Now"], ["Then"]];
@@ -90,29 +100,39 @@ export class DeedDialog {
       by("reason").focus();
       return;
     }
-    const action = this.#action;
+    const [action, key] = [this.#action, this.#key];
     await this.#busy(async () => {
-      const { operation } = await act(action, { ...this.#planned, reason }, this.#key);
-      by("deed").close();
+      const { operation } = await act(action, { ...this.#planned, reason }, key);
+      if (key === this.#key) by("deed").close();
       this.#done(action, operation);
     });
   }
 
   // One request at a time. What failed is said here, and may be tried again under the same key.
   async #busy(work) {
+    const [action, key, isDeed] = [this.#action, this.#key, this.#planned !== null];
     this.#isBusy = true;
     by("deed-error").textContent = "";
     by("deed").setAttribute("aria-busy", "true");
     try {
       await work();
     } catch (problem) {
-      const again = problem.isUnknown && this.#planned ? " Nobody knows whether it was done: press again, and it is done once." : "";
-      by("deed-error").textContent = problem.message + again;
+      const isUnknown = problem.isUnknown && isDeed;
+      if (key !== this.#key) {
+        // Its key is gone: whoever does it again does it twice.
+        if (isDeed) this.#failed(action, problem.message + (isUnknown ? " Nobody knows whether it was done: look at the record before it is done again." : ""));
+        return;
+      }
+      by("deed-error").textContent = problem.message + (isUnknown ? " Nobody knows whether it was done: press again, and it is done once." : "");
       if (!this.#planned) by("deed-changes").replaceChildren();
     } finally {
-      this.#isBusy = false;
-      by("deed").removeAttribute("aria-busy");
+      if (key === this.#key) this.#free();
     }
+  }
+
+  #free() {
+    this.#isBusy = false;
+    by("deed").removeAttribute("aria-busy");
   }
 }
 
