@@ -1,6 +1,7 @@
 """The admin page's API on a real database and broker: who is let in, what is refused, and that every deed does what its plan said."""
 
 import asyncio
+import base64
 import contextlib
 import json
 import secrets
@@ -18,12 +19,13 @@ from flashsale.admin.actions import ACTIONS
 from flashsale.admin.routes import BODY_BYTES_MAX
 from flashsale.admin.sessions import TRIES_FREE
 from flashsale.authority.client import Authority
+from flashsale.operate.dlq import SHOWN_BYTES_MAX
 from flashsale.payments import queues
 from tests.admins import Admin, Client, Heard, admin_of
 from tests.contract import test_payments as shops
 from tests.databases import Database, drop_database, make_database, patient
 from tests.patience import PATIENCE_SECONDS
-from tests.queues import broker, empty_payments
+from tests.queues import broker, empty_payments, put
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -465,6 +467,14 @@ async def test_a_plan_leaves_no_lock_and_nothing_else_behind(desk: Desk) -> None
     assert await shop.cancel("ana", "k") is None
 
 
+async def test_a_plan_of_a_sale_counts_no_holds_while_it_has_the_locks(desk: Desk) -> None:
+    sale = await desk.sale(opens=LATER)
+    async with desk.owner.transaction():
+        await desk.owner.execute("LOCK TABLE flash.line")
+        plan = done(await desk.olga.plan("sale.pause", sale=sale))
+    assert plan["changes"] == [{"what": "state", "before": "SCHEDULED", "after": "PAUSED"}]
+
+
 async def test_every_deed_of_a_purchase(desk: Desk) -> None:
     shop = await desk.shop()
     purchase = str(shop.id("ana", "k"))
@@ -516,6 +526,38 @@ async def test_every_deed_of_a_message(desk: Desk) -> None:
     done(await desk.olga.do("dlq.requeue", queue="payments", message="all"))
     assert done(await desk.vera.get("/api/dlq/payments"))["messages"] == []
     await empty_payments()
+
+
+async def test_all_are_dropped_once_per_key_and_what_came_later_stays(desk: Desk) -> None:
+    await empty_payments()
+    key, values = secrets.token_hex(16), {"queue": "payments", "message": "all"}
+    await put(queues.DEAD, b"first", b"second")
+    first = done(await desk.olga.do("dlq.drop", key, **values))
+    assert done(await desk.vera.get("/api/dlq/payments"))["all"] == 0
+    await put(queues.DEAD, b"third")
+    assert done(await desk.olga.do("dlq.drop", key, **values)) == first
+    assert done(await desk.vera.get("/api/dlq/payments"))["all"] == 1
+    await empty_payments()
+
+
+@pytest.mark.parametrize(
+    ("body", "kept"),
+    [
+        (b'{"a": "\0"}', {"base64": base64.b64encode(b'{"a": "\0"}').decode()}),
+        (b"\xff", {"base64": "/w=="}),
+        (b"x" * (SHOWN_BYTES_MAX + 1), {"text": "x" * SHOWN_BYTES_MAX, "cut_from_bytes": SHOWN_BYTES_MAX + 1}),
+        (b"x" * SHOWN_BYTES_MAX, {"text": "x" * SHOWN_BYTES_MAX}),
+    ],
+    ids=["nul", "not text", "long", "just not long"],
+)
+async def test_whatever_a_message_is_it_can_be_dropped_and_its_body_is_kept(
+    desk: Desk, body: bytes, kept: dict[str, Any]
+) -> None:
+    await empty_payments()
+    await put(queues.DEAD, body, rid="m")
+    dropped = done(await desk.olga.do("dlq.drop", queue="payments", message="m"))
+    assert dropped["operation"]["detail"]["body"] == kept
+    assert done(await desk.vera.get("/api/dlq/payments"))["all"] == 0
 
 
 # --- what is found

@@ -11,7 +11,7 @@ import pytest
 
 from flashsale.operate import operations
 from flashsale.operate.context import AwayError, Context, OperationError
-from flashsale.operate.database import REHEARSAL_LOCK_MS, connected, rehearsed
+from flashsale.operate.database import REHEARSAL_LOCK_MS, REHEARSAL_STATEMENT_MS, connected, rehearsed
 from tests.databases import Database
 from tests.patience import PATIENCE_SECONDS
 
@@ -78,6 +78,7 @@ async def test_what_is_rehearsed_is_taken_back_and_gives_way(database: Database,
     async with connected(database.owner_url) as connection, rehearsed(connection):
         assert await connection.fetchval(RECORD, KEY, "ana", "sale.pause", "s", "a fire drill") is True
         assert await connection.fetchval("SHOW lock_timeout") == f"{REHEARSAL_LOCK_MS // 1000}s"
+        assert await connection.fetchval("SHOW statement_timeout") == f"{REHEARSAL_STATEMENT_MS // 1000}s"
     assert await owner.fetchval("SELECT count(*) FROM flash.operation") == 0
 
 

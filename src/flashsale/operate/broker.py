@@ -21,6 +21,9 @@ from flashsale.queued import topology
 CONNECT_SECONDS = 3.0
 CALL_SECONDS = 10.0
 BACK_SECONDS = 5.0  # how long a look waits until the broker has everything back in the queue
+END_SECONDS = (
+    5.0  # how long a farewell may take: a broker with an alarm reads no more from who has published, and says nothing
+)
 QUIET_SECONDS = 5.0  # a queue that has promised more and sends nothing for this long has given it to somebody else
 BACK_POLL_SECONDS = 0.05
 TAKEN_MAX = 20_000  # messages in hand at once; more are looked at when these are gone
@@ -75,7 +78,8 @@ class Aside:
 
     async def drop(self, message: AbstractIncomingMessage) -> None:
         """Gone for good."""
-        await message.ack()
+        async with asyncio.timeout(CALL_SECONDS):
+            await message.ack()
         self._settled += 1
 
 
@@ -87,11 +91,11 @@ async def aside(url: str, queue: str) -> AsyncIterator[Aside]:
     except (OSError, TimeoutError, aio_pika.exceptions.AMQPError) as error:
         raise AwayError(f"RabbitMQ does not answer: {str(error) or type(error).__name__}") from error
     try:
-        channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+        async with asyncio.timeout(CALL_SECONDS):
+            channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
         try:
             declared = await channel.declare_queue(queue, passive=True, timeout=CALL_SECONDS)
         except aio_pika.exceptions.ChannelNotFoundEntity:
-            channel = await connection.channel()
             yield Aside(channel, queue, [], 0)  # nobody has declared it, so nothing was set aside
             return
         count = declared.declaration_result.message_count or 0
@@ -100,14 +104,17 @@ async def aside(url: str, queue: str) -> AsyncIterator[Aside]:
         try:
             yield seen
         finally:
-            await channel.close()
-            await _until_back(connection, queue, seen.in_hand)
+            async with asyncio.timeout(CALL_SECONDS):
+                await channel.close()  # answered once the broker has every acknowledgement before it
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(BACK_SECONDS):
+                    await _until_back(connection, queue, seen.in_hand)
     except (OSError, TimeoutError, aio_pika.exceptions.AMQPError, RuntimeError) as error:
         raise AwayError(
             f"RabbitMQ was lost or did not take it: {str(error) or type(error).__name__}. Look again: it is here or there"
         ) from error
     finally:
-        await connection.close()
+        await _end(connection)
 
 
 async def counted(url: str, names: Sequence[str]) -> list[int]:
@@ -115,17 +122,25 @@ async def counted(url: str, names: Sequence[str]) -> list[int]:
     try:
         connection = await aio_pika.connect(url, timeout=CONNECT_SECONDS)
         try:
-            return [await _count(connection, queue) for queue in names]
+            async with asyncio.timeout(CALL_SECONDS):
+                return [await _count(connection, queue) for queue in names]
         finally:
-            await connection.close()
+            await _end(connection)
     except (OSError, TimeoutError, aio_pika.exceptions.AMQPError, RuntimeError) as error:
         raise AwayError(f"RabbitMQ does not answer: {str(error) or type(error).__name__}") from error
+
+
+async def _end(connection: AbstractConnection) -> None:
+    # Without its answer the broker learns of it from the socket, or from the heartbeat that does not come.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(END_SECONDS):
+            await connection.close()
 
 
 async def _count(connection: AbstractConnection, queue: str) -> int:
     channel = await connection.channel()  # one for each: a queue that is not there closes it
     try:
-        declared = await channel.declare_queue(queue, passive=True, timeout=CALL_SECONDS)
+        declared = await channel.declare_queue(queue, passive=True)
         return declared.declaration_result.message_count or 0
     except aio_pika.exceptions.ChannelNotFoundEntity:
         return 0
@@ -134,13 +149,11 @@ async def _count(connection: AbstractConnection, queue: str) -> int:
 async def _until_back(connection: AbstractConnection, queue: str, count: int) -> None:
     # A quorum queue takes back what a closed channel had in a moment of its own; whoever looks sooner finds nothing.
     channel = await connection.channel()
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(BACK_SECONDS):
-            while True:
-                declared = await channel.declare_queue(queue, passive=True)
-                if (declared.declaration_result.message_count or 0) >= count:
-                    return
-                await asyncio.sleep(BACK_POLL_SECONDS)
+    while True:
+        declared = await channel.declare_queue(queue, passive=True)
+        if (declared.declaration_result.message_count or 0) >= count:
+            return
+        await asyncio.sleep(BACK_POLL_SECONDS)
 
 
 async def _take(channel: AbstractChannel, queue: str, count: int) -> list[AbstractIncomingMessage]:
@@ -148,12 +161,14 @@ async def _take(channel: AbstractChannel, queue: str, count: int) -> list[Abstra
     if not count:
         return taken
     arrived: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
-    await channel.set_qos(prefetch_count=count)
-    consumed = await channel.get_queue(queue, ensure=False)
-    tag = await consumed.consume(arrived.put)
+    async with asyncio.timeout(CALL_SECONDS):
+        await channel.set_qos(prefetch_count=count)
+        consumed = await channel.get_queue(queue, ensure=False)
+        tag = await consumed.consume(arrived.put)
     with contextlib.suppress(TimeoutError):
         while len(taken) < count:
             async with asyncio.timeout(QUIET_SECONDS):
                 taken.append(await arrived.get())
-    await consumed.cancel(tag)  # what it delivered stays in hand
+    async with asyncio.timeout(CALL_SECONDS):
+        await consumed.cancel(tag)  # what it delivered stays in hand
     return taken

@@ -17,6 +17,7 @@ CALL_SECONDS = 30.0  # a person waits; the locks it takes are waited for no long
 LOCK_MS = 5_000
 REHEARSAL_LOCK_MS = 1_000  # who only looks gives way
 REHEARSAL_IDLE_MS = 2_000
+REHEARSAL_STATEMENT_MS = 5_000  # each of its statements, its waits for locks included
 # Busy, or stopped while it ran: what a later call may well do.
 _PASSING = (
     asyncpg.LockNotAvailableError,
@@ -64,7 +65,7 @@ async def rehearsed(connection: asyncpg.Connection) -> AsyncIterator[None]:
     await transaction.start()
     try:
         await connection.execute(
-            f"SET LOCAL lock_timeout = {REHEARSAL_LOCK_MS}; "
+            f"SET LOCAL lock_timeout = {REHEARSAL_LOCK_MS}; SET LOCAL statement_timeout = {REHEARSAL_STATEMENT_MS}; "
             f"SET LOCAL idle_in_transaction_session_timeout = {REHEARSAL_IDLE_MS}"
         )
         yield

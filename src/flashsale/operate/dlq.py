@@ -22,6 +22,7 @@ DEEDS = {
     "drop": "remove a message, or all; its body stays with the operation",
 }
 # Told before it is done: the second of two commands with one key is told that it was done before, and does what is left of it.
+# But for the end of all: what has come since then is in no record, so the same key ends nothing more.
 _RECORD = "SELECT record_message($1, $2, $3, $4, $5, $6)"
 _RECORDED = "SELECT EXISTS (SELECT FROM operation WHERE key = $1 AND action = $2 AND subject = $3)"
 
@@ -97,6 +98,8 @@ async def do(action: str, queue: str, message: str, by: Deed, context: Context) 
     from flashsale.operate.broker import aside  # noqa: PLC0415 - needs third-party packages
 
     async with aside(context.rabbitmq, QUEUES[queue]) as messages:
+        if action == "drop" and message == ALL and await _was_done(action, _named(queue, message), by, context):
+            return {"done": 0, "left": messages.in_hand + messages.left}
         try:
             chosen = list(messages) if message == ALL else _chosen(messages, message)
         except NothingError:
@@ -177,12 +180,15 @@ def _subject(message: _Message) -> str:
         return "-"
 
 
-def _body(message: _Message) -> dict[str, str]:
+def _body(message: _Message) -> dict[str, Any]:
     body = message.body[:SHOWN_BYTES_MAX]
+    cut = {"cut_from_bytes": len(message.body)} if len(message.body) > len(body) else {}
     try:
-        return {"text": body.decode("utf-8")}
+        text = body.decode("utf-8")
     except UnicodeDecodeError:
-        return {"base64": base64.b64encode(body).decode("ascii")}
+        text = "\0"
+    # PostgreSQL keeps no NUL in a document, and a message with one must find its end too.
+    return ({"base64": base64.b64encode(body).decode("ascii")} if "\0" in text else {"text": text}) | cut
 
 
 def _plain(headers: Any) -> Any:

@@ -40,6 +40,12 @@ _SALES = """
     FROM latest s LEFT JOIN stock k ON k.sale_id = s.id
     GROUP BY s.id, s.merchant_id, s.name, s.opens, s.closes, s.buyer_limit, s.hold_seconds, s.currency, s.state
     ORDER BY s.opens, s.id"""
+# A plan's look, which has the locks of the deed: without what is held, which is counted for as long as it takes.
+_TERMS = """
+    SELECT merchant_id AS merchant, name, opens, closes, buyer_limit, hold_seconds, currency,
+           CASE WHEN state = 'ENDED' OR clock_timestamp() >= closes THEN 'ENDED'
+                WHEN state = 'OPEN' AND clock_timestamp() < opens THEN 'SCHEDULED' ELSE state END AS state
+    FROM sale WHERE id = $1"""
 _ITEMS = """
     SELECT i.sku, i.name, i.price_minor, k.total AS units, k.available, k.seq
     FROM item i JOIN stock k USING (sku) WHERE i.sale_id = $1 ORDER BY i.sku"""
@@ -252,12 +258,11 @@ async def _read(connection: Any, sale: str | None) -> dict[str, Any]:
 
 async def _glance(connection: Any, sale: str | None) -> dict[str, Any]:
     # The sale as a person compares it; nothing for one that is not there (yet).
-    try:
-        found = await _read(connection, sale)
-    except NothingError:
+    found = await connection.fetchrow(_TERMS, sale)
+    if found is None:
         return {}
     seen = {name: found[name] for name in ("merchant", "name", "state", "buyer_limit", "hold_seconds", "currency")}
     seen |= {name: found[name].astimezone(UTC).isoformat(timespec="seconds") for name in ("opens", "closes")}
-    for item in found["items"]:
+    for item in await connection.fetch(_ITEMS, sale):
         seen |= {f"{item['sku']}: {name}": item[name] for name in ("name", "price_minor", "units", "available")}
     return seen

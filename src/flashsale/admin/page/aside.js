@@ -49,10 +49,11 @@ function both(queue, message) {
     button("dlq.drop", "Discard", own, { "aria-label": `Discard ${message}`, class: "danger" }));
 }
 
-function pretty({ text, base64 }) {
+function pretty({ text, base64, cut_from_bytes: whole }) {
+  const end = whole ? `\n… cut, of ${units(whole)} bytes` : "";
   try {
-    return JSON.stringify(JSON.parse(text), null, 2);
+    return JSON.stringify(JSON.parse(text), null, 2) + end;
   } catch {
-    return text ?? `${base64} (base64)`;
+    return (text ?? `${base64} (base64)`) + end;
   }
 }
