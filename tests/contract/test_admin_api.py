@@ -14,6 +14,7 @@ import aio_pika
 import asyncpg
 import pytest
 import pytest_asyncio
+from aiohttp import web
 
 from flashsale.admin.actions import ACTIONS
 from flashsale.admin.routes import BODY_BYTES_MAX
@@ -641,6 +642,29 @@ async def test_a_sale_shows_what_is_sold_held_and_left(desk: Desk) -> None:
 
 
 # --- what is away
+
+
+async def test_a_long_report_of_the_auditor_is_read_to_its_end(desk: Desk, tmp_path: Path) -> None:
+    findings = {"conservation": ["x" * 1000] * 600}
+
+    async def tell(_: web.Request) -> web.Response:
+        numbers = dict.fromkeys(("passes", "failed_passes", "age_s"), 1)
+        return web.json_response({"clean": False, "ready": True, "violations": [], "findings": findings} | numbers)
+
+    auditor = web.Application()
+    auditor.router.add_get("/report", tell)
+    runner = web.AppRunner(auditor)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        async with admin_of(desk.database, tmp_path, FLASH_AUDITOR_URL=url) as admin, admin.client("vera") as vera:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while "is" not in (audit := done(await vera.get("/api/overview"))["audit"]):
+                    await asyncio.sleep(0.1)
+            assert audit["is"]["findings"] == findings
+    finally:
+        await runner.cleanup()
 
 
 async def test_a_store_that_is_away_is_said_and_the_rest_is_shown(desk: Desk, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from flashsale.operate.context import Context, OperationError
 
 FRESH_SECONDS = 1.0
 AUDITOR_SECONDS = 2.0
+PART_SECONDS = 20.0  # of one part, its wait for a turn included: what takes longer is away, and the others are not kept
 REPORT_BYTES_MAX = 1024 * 1024
 
 
@@ -62,15 +63,28 @@ class Figures:
         try:
             limit = aiohttp.ClientTimeout(total=AUDITOR_SECONDS)
             async with self._session.get(f"{self._auditor_url}/report", timeout=limit) as answer:
-                report = json.loads(await answer.content.read(REPORT_BYTES_MAX))
+                report = json.loads(await _whole(answer.content))
                 shown = ("clean", "ready", "passes", "failed_passes", "age_s", "violations", "findings")
                 return {name: report[name] for name in shown}
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
             raise OperationError(f"the auditor does not answer: {str(error) or type(error).__name__}") from error
 
 
+async def _whole(content: aiohttp.StreamReader) -> bytes:
+    # One read is answered with what has come so far.
+    body = b""
+    while part := await content.readany():
+        body += part
+        if len(body) > REPORT_BYTES_MAX:
+            raise ValueError(f"its report is longer than {REPORT_BYTES_MAX} bytes")
+    return body
+
+
 async def _part(reading: Awaitable[Any]) -> dict[str, Any]:
     try:
-        return {"is": await reading}
+        async with asyncio.timeout(PART_SECONDS):
+            return {"is": await reading}
     except OperationError as error:
         return {"away": str(error)}
+    except TimeoutError:
+        return {"away": f"it takes longer than {PART_SECONDS:g} seconds"}

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
+HTTPS_PORT = 443
 CSRF_HEADER = "X-CSRF-Token"
 READS = frozenset({"GET", "HEAD"})
 HEADERS = {
@@ -39,7 +40,9 @@ class Door(NamedTuple):
         """Of FLASH_ADMIN_ORIGIN, or of the loopback addresses with our own port."""
         parts = urlsplit(origin)
         if parts.scheme == "https":
-            return cls(frozenset({origin}), is_tls=True)
+            # As a browser says it, whoever wrote it down: in small letters, without the port that https has anyhow.
+            name = parts.netloc.lower().removesuffix(f":{HTTPS_PORT}")
+            return cls(frozenset({f"https://{name}"}), is_tls=True)
         return cls(frozenset(f"http://{name}:{parts.port or port}" for name in LOOPBACK_NAMES), is_tls=False)
 
     @property

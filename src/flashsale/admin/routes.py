@@ -34,6 +34,7 @@ REASON_CHARS_MAX = 500  # as the record has it
 KEY_HEADER = "Idempotency-Key"
 RETRY_AFTER_SECONDS = 1
 WORKING_MAX, WAITING_MAX = 6, 32  # connections to the stores at once, and requests that wait for one
+LOOKS_WAITING_MAX = 8  # for a dead-letter queue, which is one's at a time
 HASHING_MAX = 2  # 64 MiB each
 OPERATIONS_MAX, OPERATIONS_PAGE = 200, 50
 MESSAGES_MAX = 200  # of a dead-letter queue, the latest
@@ -97,6 +98,7 @@ class Routes:
         self._throttle = Throttle()
         self._hashing = asyncio.Semaphore(HASHING_MAX)
         self._turns = Turns(WORKING_MAX, WAITING_MAX)
+        self._looks = Turns(1, LOOKS_WAITING_MAX)
         self._looking = looking
         metrics.sessions.set_function(lambda: len(self._sessions))
 
@@ -327,8 +329,13 @@ class Routes:
 
     @contextlib.asynccontextmanager
     async def _at(self, name: str) -> AsyncIterator[None]:
-        # A look at a dead-letter queue has all of it in hand: whoever looked meanwhile would find nothing there.
-        async with self._turns.turn(), self._looking if name.startswith("dlq") else contextlib.nullcontext():
+        # A look at a dead-letter queue has all of it in hand: whoever looked meanwhile would find nothing there. So those who
+        # look wait for each other, and in a line of their own: a broker that is slow keeps nobody from a sale.
+        if not name.startswith("dlq"):
+            async with self._turns.turn():
+                yield
+            return
+        async with self._looks.turn(), self._looking:
             yield
 
     async def _asked(self, request: web.Request) -> tuple[str, Action, dict[str, Any]]:

@@ -14,7 +14,8 @@ SESSIONS_MAX = 200  # the one that was used longest ago goes first
 TOKEN_BYTES = 32
 
 TRIES_FREE = 5  # of one name, until it has to wait
-WAIT_SECONDS_MAX = 60.0  # it doubles up to this, so that nobody can shut somebody else out for long
+WAIT_SECONDS_MAX = 60.0  # it doubles up to this
+DOUBLINGS_MAX = 6  # which are that much and more; without an end the thousandth try would be past what a float holds
 FORGET_SECONDS = 15 * 60.0
 NAMES_MAX = 1000
 TRIES_PER_MINUTE = 60  # of all names: to push one name out of the table takes longer than it is remembered
@@ -92,7 +93,7 @@ class Throttle:
         if tries is None or now - tries.last > FORGET_SECONDS:
             tries = _Tries(0, now)
         if tries.count >= TRIES_FREE:
-            wait = tries.last + min(2.0 ** (tries.count - TRIES_FREE), WAIT_SECONDS_MAX) - now
+            wait = tries.last + min(2.0 ** min(tries.count - TRIES_FREE, DOUBLINGS_MAX), WAIT_SECONDS_MAX) - now
             if wait > 0:
                 return wait
         tries.count, tries.last = tries.count + 1, now

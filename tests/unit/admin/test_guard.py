@@ -30,6 +30,20 @@ def test_an_origin_is_ours_in_full() -> None:
     assert not TLS.is_from_us("http://admin.example")
 
 
+@pytest.mark.parametrize(
+    ("given", "origin"),
+    [
+        ("https://Admin.Example.com", "https://admin.example.com"),
+        ("https://admin.example:443", "https://admin.example"),
+        ("https://admin.example:8443", "https://admin.example:8443"),
+    ],
+)
+def test_an_origin_is_compared_as_a_browser_says_it(given: str, origin: str) -> None:
+    door = Door.at(given, 7080)
+    assert door.is_from_us(origin)
+    assert door.is_ours(origin.removeprefix("https://"))
+
+
 def test_behind_tls_the_cookie_is_bound_to_the_host() -> None:
     assert TLS.is_tls
     assert TLS.cookie.startswith("__Host-")

@@ -79,6 +79,15 @@ def test_after_a_few_tries_each_waits_longer_and_nobody_for_ever() -> None:
     assert throttle.begin("olga", now + FORGET_SECONDS + WAIT_SECONDS_MAX) == 0
 
 
+def test_who_never_stops_waits_no_longer_than_the_most() -> None:
+    throttle = Throttle()
+    now = 0.0
+    for _ in range(2000):
+        now += WAIT_SECONDS_MAX
+        assert throttle.begin("olga", now) == 0
+    assert throttle.begin("olga", now) == pytest.approx(WAIT_SECONDS_MAX)
+
+
 def test_the_right_password_forgets_the_wrong_ones() -> None:
     throttle = Throttle()
     for _ in range(TRIES_FREE):
