@@ -30,6 +30,7 @@ class ClientConnection(asyncio.Protocol):
         "__weakref__",
         "_body_began",
         "_exchange",
+        "_held",
         "_is_lingering",
         "_is_paused",
         "_is_receiving",
@@ -55,6 +56,7 @@ class ClientConnection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._reader: RequestReader | None = None  # from the first piece that is not a whole request to the last
         self._exchange: Exchange | None = None
+        self._held = b""  # of an answer, to be written at the end of this loop turn
         self._is_receiving = False  # the body of the exchange's request
         self._body_began = 0.0  # later by as long as the server did not take it
         self._paused_at = 0.0
@@ -102,6 +104,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - gone is gone
         self._proxy.leave(self)
+        self._held = b""
         self.deadline = inf
         if self._exchange is not None:
             self._proxy.totals.clients_gone += 1
@@ -129,8 +132,18 @@ class ClientConnection(asyncio.Protocol):
     # From the exchange.
 
     def write(self, data: bytes) -> None:
-        """Send some of an answer."""
-        self._transport.write(data)
+        """Send some of an answer, at the end of this loop turn."""
+        if self._held:
+            self._held += data
+        else:
+            self._held = data
+            self._proxy.flush_soon(self)
+
+    def flush(self) -> None:
+        """The turn ends, or the connection does."""
+        data, self._held = self._held, b""
+        if data and not self._transport.is_closing():
+            self._transport.write(data)
 
     def begin_stream(self) -> None:
         """What is written on this connection from now on is news, which must not grow old here when the client reads slowly."""
@@ -162,7 +175,7 @@ class ClientConnection(asyncio.Protocol):
     def finish(self, data: bytes) -> None:
         """The answer is complete with ``data``, which may be empty."""
         if data:
-            self._transport.write(data)
+            self.write(data)
         exchange = self._exchange
         assert exchange is not None
         self._proxy.note(exchange, exchange.status)
@@ -175,7 +188,7 @@ class ClientConnection(asyncio.Protocol):
         self._proxy.totals.fail(problem.status)
         self._proxy.note(exchange, problem.status)
         self.will_close = self.will_close or exchange.head.closes or self._is_receiving
-        self._transport.write(answers.encode(problem, closes=self.will_close, is_head=exchange.head.method == b"HEAD"))
+        self.write(answers.encode(problem, closes=self.will_close, is_head=exchange.head.method == b"HEAD"))
         self._next()
 
     def break_off(self, who: str = "K") -> None:
@@ -185,6 +198,8 @@ class ClientConnection(asyncio.Protocol):
             exchange.ends(who)
             self._proxy.note(exchange, exchange.status)
             exchange.drop()
+        else:
+            self.flush()  # a whole answer
         reset(self._transport)
 
     # From the proxy.
@@ -342,12 +357,13 @@ class ClientConnection(asyncio.Protocol):
         self._say(answers.refused(refusal), is_head=is_head)
 
     def _say(self, problem: Problem, *, is_head: bool) -> None:
-        self._transport.write(answers.encode(problem, closes=True, is_head=is_head))
+        self.write(answers.encode(problem, closes=True, is_head=is_head))
         self._linger()
 
     def _close(self) -> None:
         # What was written is still sent; a client that does not take it has no more time than any other.
         self._is_lingering = True
+        self.flush()
         self._transport.close()
         self.deadline = self._proxy.now() + self._proxy.config.stall_timeout
 
@@ -355,6 +371,7 @@ class ClientConnection(asyncio.Protocol):
         # To close with bytes unread is to reset, and a reset overtakes the answer. So: our end first, then theirs.
         self._is_lingering = True
         self._resume()
+        self.flush()
         if self._transport.can_write_eof():  # TLS cannot; there the answer says how long it is, and that it is the last
             self._transport.write_eof()
         self.deadline = self._proxy.now() + LINGER_SECONDS

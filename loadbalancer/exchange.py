@@ -158,7 +158,11 @@ class Exchange:
         self._was_sent = True
         self._sent_at = self._proxy.now()
         self.client.resume_reading()  # before the write, which may ask for a pause
-        connection.transport.write(data)
+        if self._is_complete:
+            connection.send_soon(data)
+            self._proxy.flush_soon(connection)
+        else:
+            connection.transport.write(data)  # more of it may come in this very turn
         self._let_go()
         if self._is_complete:
             self._await_answer()

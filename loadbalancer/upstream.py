@@ -24,6 +24,7 @@ class ServerConnection(asyncio.Protocol):
         self._totals = totals
         self._method = b""
         self._reader: ResponseReader | None = None  # of an answer that did not come whole
+        self._held = b""  # to be written at the end of this loop turn
         self._ended = False  # the server closed in good order
 
     def begin(self, exchange: "Exchange", method: bytes) -> None:
@@ -31,6 +32,16 @@ class ServerConnection(asyncio.Protocol):
         self.exchange = exchange
         self._method = method
         self._reader = None
+
+    def send_soon(self, data: bytes) -> None:
+        """Write it at the end of this loop turn; nothing else is to be sent until then."""
+        self._held = data
+
+    def flush(self) -> None:
+        """The turn ends."""
+        data, self._held = self._held, b""
+        if data and not self.transport.is_closing():
+            self.transport.write(data)
 
     def close(self) -> None:
         """End it; no exchange hears of it."""
@@ -106,4 +117,4 @@ class ServerConnection(asyncio.Protocol):
     @property
     def _is_clean(self) -> bool:
         # With some of the request unsent, the server answered without having read it, and may never read it.
-        return not (self._ended or self.transport.is_closing() or self.transport.get_write_buffer_size())
+        return not (self._ended or self._held or self.transport.is_closing() or self.transport.get_write_buffer_size())

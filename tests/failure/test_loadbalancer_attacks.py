@@ -66,7 +66,7 @@ async def try_out(
     assert (problem["status"], bool(problem["detail"])) == (attack.refused, True)
 
 
-@pytest.mark.parametrize("link", ["none", "GET /,POST /p,GET /smuggled,HEAD /p,DELETE /p"], ids=["a pool", "a link"])
+@pytest.mark.parametrize("link", ["none", "GET /,POST /p,GET /smuggled,DELETE /p"], ids=["a pool", "a link"])
 async def test_no_attack_reaches_a_server_and_everything_else_does_whole(link: str) -> None:
     server = await Recorder("a").start()
     most = None if link == "none" else WHOLE  # what comes in two pieces is not for a link

@@ -64,6 +64,7 @@ def asked(proxy: Proxy) -> tuple[ClientConnection, ServerConnection, Transport]:
     client = ClientConnection(proxy)
     client.connection_made(untyped[1])
     client.data_received(GET)
+    server.flush()
     return client, server, untyped[1]
 
 
@@ -112,7 +113,8 @@ async def test_behind_what_was_refused_nothing_is_read_not_even_what_was_about_t
     )  # its turn comes in the next turn of the loop,
     client.data_received(b"\0\r\n\r\n" + GET)  # and it is refused in this one
     await asyncio.sleep(0)
-    assert [said.split(b"\r\n")[0] for said in transport.written] == [b"HTTP/1.1 200 OK", b"HTTP/1.1 400 Bad Request"]
+    said = [line for line in b"".join(transport.written).split(b"\r\n") if line.startswith(b"HTTP/1.1")]
+    assert said == [b"HTTP/1.1 200 OK", b"HTTP/1.1 400 Bad Request"], "in this order"
     assert client._exchange is None
     assert proxy.farm.servers[0].active == 0
 
@@ -126,3 +128,23 @@ async def test_who_comes_in_after_all_had_left_is_waited_for(proxy: Proxy) -> No
     assert not waiting.done()
     client.connection_lost(None)
     await waiting
+
+
+async def test_answers_of_one_loop_turn_leave_in_one_write_and_in_their_order(proxy: Proxy) -> None:
+    client, server, transport = asked(proxy)
+    server.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1")
+    assert transport.written == []
+    client.data_received(b"GARBAGE\r\n")  # refused at once, and still not before the answer to what came first
+    [said] = transport.written
+    assert said.startswith(b"HTTP/1.1 200 OK")
+    assert said.count(b"HTTP/1.1 400 ") == 1
+    await asyncio.sleep(0)
+    assert transport.written == [said]
+
+
+async def test_an_answer_whose_client_left_in_the_same_turn_is_not_written(proxy: Proxy) -> None:
+    client, server, transport = asked(proxy)
+    server.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1")
+    client.connection_lost(None)
+    await asyncio.sleep(0)
+    assert transport.written == []
