@@ -12,7 +12,7 @@ from loadbalancer.http1.grammar import Refused
 from loadbalancer.http1.head import RequestHead
 from loadbalancer.http1.plain import plain_request
 from loadbalancer.http1.reader import END, RequestReader
-from loadbalancer.sockets import keep_little_unsent, reset, set_buffer_limits
+from loadbalancer.sockets import BUFFER_HIGH, keep_little_unsent, reset, set_buffer_limits
 
 if TYPE_CHECKING:
     from loadbalancer.proxy import Proxy
@@ -138,6 +138,8 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._held = data
             self._proxy.flush_soon(self)
+        if len(self._held) >= BUFFER_HIGH:
+            self.flush()  # one turn can read 32 times from a server that sends fast; what stops it is the pause that a write brings
 
     def flush(self) -> None:
         """The turn ends, or the connection does."""

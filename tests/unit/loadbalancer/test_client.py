@@ -148,3 +148,13 @@ async def test_an_answer_whose_client_left_in_the_same_turn_is_not_written(proxy
     client.connection_lost(None)
     await asyncio.sleep(0)
     assert transport.written == []
+
+
+async def test_what_is_large_does_not_wait_for_the_end_of_the_turn(proxy: Proxy) -> None:
+    _, server, transport = asked(proxy)
+    server.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+    for _ in range(4):
+        server.data_received(bytes(40_000))  # all of them in one turn, as a fast server's come
+    assert sum(map(len, transport.written)) > 2 * 64 * 1024, (
+        "or nobody could stop the server before it has sent everything"
+    )
