@@ -192,7 +192,6 @@ class Farm:
         self.queue: Queue[Waiter] = Queue(-(-config.queue // config.workers), config.queue_timeout)
         self._is_admitting = False
         self.turned_away = 0  # for want of a place to wait in
-        self._leaving: list[Server] = []
         self._open: list[Server] | None = None  # who may be chosen now; None if that is to be found out anew
         self._spilled = 0  # under policies of before
         self.servers = tuple(map(self._made, config.servers))
@@ -209,12 +208,6 @@ class Farm:
     def spilled(self) -> int:
         """How many requests did not get the server that their key belongs to."""
         return self._spilled + self._policy.spilled
-
-    @property
-    def leaving(self) -> tuple[Server, ...]:
-        """Those removed that have not finished yet."""
-        self._leaving = [server for server in self._leaving if server.active or server.streams]
-        return tuple(self._leaving)
 
     def key_of(self, head: RequestHead | PlainRequest, address: bytes) -> bytes:
         """What the request is known by: the first of the configured sources that it has."""
@@ -329,7 +322,6 @@ class Farm:
         if len(self.servers) == 1:
             raise ValueError(f"{server.name!r} is the last server")
         server.is_leaving = True
-        self._leaving = [*self.leaving, server]
         self._become(tuple(other for other in self.servers if other is not server))
         self.left(server)
 

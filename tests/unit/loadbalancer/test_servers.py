@@ -131,9 +131,9 @@ def test_who_is_removed_finishes_what_it_has(algorithm: str) -> None:
     assert (told, first.state, chosen(made)) == ([first], "leaving", {"s1", "s2"})
     first.begin_stream()
     first.release(is_stream=False)
-    assert made.leaving == (first,)
+    assert (first.active, first.streams) == (0, 1)
     first.release(is_stream=True)
-    assert not made.leaving
+    assert (first.active, first.streams, first.load) == (0, 0, 0)
 
 
 def test_what_cannot_be_is_refused_with_the_reason() -> None:
