@@ -38,7 +38,6 @@ from tests.stages import Stage, staged
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.alone,
     pytest.mark.slow,
     pytest.mark.timeout(900),
 ]

@@ -14,7 +14,6 @@ from flashsale.settings import REPOSITORY
 from tests.servers import JWT_SECRET
 
 
-@pytest.mark.alone
 @pytest.mark.slow
 async def test_every_edge_says_what_it_should(tmp_path: Path) -> None:
     field = Field(

@@ -27,7 +27,7 @@ from flashsale.stack.state import Instance
 from tests.databases import execute
 from tests.patience import PATIENCE_SECONDS
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = pytest.mark.slow
 WITHIN_S, STOP_S = 1200, 120  # of hangs: on a machine of its own a sale takes ten seconds
 # Enough to be refused by the hundred, and few enough for a slow machine: what a crowd does to one is not what is tested.
 SHOPPERS, STOCK, ARRIVAL_S, HOLD_S = 750, 60, 4, 3

@@ -82,7 +82,6 @@ def survived(*words: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.timeout(WITHIN_S + STOP_S + 20)
 def test_whoever_is_killed_whenever_the_books_are_right() -> None:
     document = survived("--seconds", str(SECONDS))
@@ -96,7 +95,6 @@ def test_whoever_is_killed_whenever_the_books_are_right() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.timeout(WITHIN_S + STOP_S + 20)
 @pytest.mark.parametrize("backend", COUNTED)
 def test_so_many_kills_of_each_all_happen_and_the_books_are_right(backend: str) -> None:
@@ -120,7 +118,6 @@ def test_so_many_kills_of_each_all_happen_and_the_books_are_right(backend: str) 
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.timeout(WITHIN_S + STOP_S + 20)
 async def test_a_storm_in_which_a_unit_is_lost_ends_with_1() -> None:
     with started("--backend", ASYNCIO_REDIS, "--kill", "server=2", "--seconds", "5", "--shoppers", "100") as storm:

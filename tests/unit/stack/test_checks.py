@@ -16,7 +16,7 @@ from flashsale.stack.processes import PORT_FIRST as LAUNCHERS_FIRST
 from flashsale.stack.running import Urls
 from tests import databases, servers
 from tests.patience import PATIENCE_SECONDS
-from tests.sharing import FIRST, ONE_BY_ONE, share_of
+from tests.sharing import CROWDS, FIRST, ONE_BY_ONE, share_of, turn_of
 
 NOWHERE = Settings.load({})
 NO_URLS = Urls(**{field.name: "" for field in fields(Urls)})
@@ -30,9 +30,8 @@ SLEEPER = "def test_it(n): time.sleep(0.1)\n"  # so that nobody has done everyth
 def test_the_whole_is_shared_out_and_a_part_is_not() -> None:
     assert workers(NOWHERE, []) == WORKERS > 1
     assert workers(NOWHERE, ["tests/unit"]) == 1
-    *_, shared, alone = checks([], WORKERS)
-    assert shared.arguments == ("-m", "pytest", "-m", "not alone", *spread(WORKERS))
-    assert alone.arguments == ("-m", "pytest", "-m", "alone")
+    *_, shared = checks([], WORKERS)
+    assert shared.arguments == ("-m", "pytest", *spread(WORKERS))
     *_, types, one_by_one = checks([], 1)
     assert one_by_one.arguments == ("-m", "pytest")
     assert types.name == "mypy --strict"
@@ -65,10 +64,10 @@ def test_every_worker_has_an_address_of_its_own_and_one_too_many_has_none(monkey
 
 def test_workers_and_launchers_take_ports_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
-    for number in range(WORKERS + 1):
+    for number in range(WORKERS):
         monkeypatch.setenv("PYTEST_XDIST_WORKER", f"gw{number}")
         taken.append(set(itertools.islice(servers._ports(), 2 * servers.PORTS)))
-    assert [len(ports) for ports in taken] == [servers.PORTS] * (WORKERS + 1)
+    assert [len(ports) for ports in taken] == [servers.PORTS] * WORKERS
     assert not any(one & other for one, other in itertools.combinations(taken, 2))
     assert max(map(max, taken)) < LAUNCHERS_FIRST
 
@@ -77,6 +76,14 @@ def test_a_share_is_a_file_and_of_some_files_a_test() -> None:
     assert all((REPOSITORY / file).exists() for file in (*ONE_BY_ONE, FIRST))
     assert share_of("tests/unit/test_logs.py::test_a[1]") == share_of("tests/unit/test_logs.py::test_b[2]")
     assert share_of("tests/failure/test_proxy.py::test_a[1]") != share_of("tests/failure/test_proxy.py::test_a[2]")
+
+
+def test_crowds_of_a_kind_are_one_share_and_come_first() -> None:
+    assert all(list(REPOSITORY.glob(f"{beginning}*")) for beginning in CROWDS)
+    soak, kill, bench = (f"{file}::test_a" for file in [*list(CROWDS)[:2], "tests/contract/test_bench_lb.py"])
+    assert share_of(soak) == share_of(kill) != share_of(bench) == share_of("tests/contract/test_bench_edges.py::test_b")
+    others = [f"{FIRST}::test_a", "tests/unit/test_logs.py::test_a"]
+    assert max(map(turn_of, (soak, kill, bench))) < min(map(turn_of, others))
 
 
 def test_workers_share_the_tests_out_and_what_must_stay_together_does(tmp_path: Path) -> None:
