@@ -29,6 +29,7 @@ class Stage:
     upkeep: Process
     servers: list[Process] = field(default_factory=list)  # those that shoppers talk to, of either backend
     workers: list[Process] = field(default_factory=list)  # of the queued backend
+    streams: list[Process] = field(default_factory=list)  # with viewers and nothing else
 
     async def gate_opens(self, *sales: str) -> None:
         """Wait until upkeep has given these sales a gate; until then PostgreSQL decides alone."""
@@ -54,6 +55,7 @@ async def staged(
     servers: int = 1,
     queued_servers: int = 0,
     workers: int = 1,
+    streams: int = 0,
     auth: str = "off",
     postgres_url: str | None = None,
     rabbitmq_url: str | None = None,
@@ -61,7 +63,8 @@ async def staged(
 ) -> AsyncIterator[Stage]:
     """Start everything on a fresh database. ``postgres_url`` (with {} for the database) leads processes another way.
 
-    ``servers`` of asyncio_redis; ``queued_servers`` of gevent_rabbit and, if there are any, ``workers`` behind their queues.
+    ``servers`` of asyncio_redis; ``queued_servers`` of gevent_rabbit and, if there are any, ``workers`` behind their queues;
+    ``streams`` with viewers alone.
     """
     database = await make_database(template)
     name = database.app_url.rpartition("/")[2]
@@ -77,6 +80,7 @@ async def staged(
         await drop_queues()
         environment["FLASH_RABBITMQ_URL"] = rabbitmq_url or given("FLASH_TEST_RABBITMQ_URL")
         roles += ["checkout"] * workers + ["gevent_rabbit"] * queued_servers
+    roles += ["stream"] * streams
     async with contextlib.AsyncExitStack() as stack:  # closed whatever happens, or the next test is blamed for it
         stack.push_async_callback(drop_database, database)
         authority = await patient(database, 4)
@@ -87,6 +91,7 @@ async def staged(
         stack.push_async_callback(redis.aclose)
         session = await stack.enter_async_context(patient_session())
         upkeep, *others = await stack.enter_async_context(running(roles, environment))
-        fronts = [process for process in others if process.role != "checkout"]
+        fronts = [process for process in others if process.role not in {"checkout", "stream"}]
         behind = [process for process in others if process.role == "checkout"]
-        yield Stage(database, authority, owner, session, redis, upkeep, fronts, behind)
+        shown = [process for process in others if process.role == "stream"]
+        yield Stage(database, authority, owner, session, redis, upkeep, fronts, behind, shown)

@@ -143,6 +143,7 @@ TABLE: tuple[Setting, ...] = (
     Setting("backend", MIXED, _one_of(*BACKENDS), "whose servers `up` starts behind the balancer; mixed = both at once"),
     Setting("asyncio_redis_processes", 2, _integer(1, 64), "how many asyncio_redis servers `up` starts"),
     Setting("gevent_rabbit_processes", 2, _integer(1, 64), "how many gevent_rabbit servers `up` starts"),
+    Setting("stream_processes", 0, _integer(0, 16), "how many processes of viewers alone `up` starts; 0 = the servers carry them"),
     Setting("checkout_processes", 1, _integer(1, 16), "how many checkout workers `up` starts; one at a time decides per shard"),
     Setting("upkeep_processes", 1, _integer(1, 8), "how many upkeep processes `up` starts"),
     Setting("auditor_processes", 1, _integer(0, 1), "how many auditors `up` and `demo` keep running"),
@@ -222,6 +223,7 @@ class Settings:
     backend: str
     asyncio_redis_processes: int
     gevent_rabbit_processes: int
+    stream_processes: int
     checkout_processes: int
     upkeep_processes: int
     auditor_processes: int

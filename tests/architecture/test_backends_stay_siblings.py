@@ -32,7 +32,8 @@ OWN: dict[str, set[str]] = {
         "queue_depth",
         "queue_up",
     },
-    "routes.py": {"refuse"},  # aiohttp refuses by itself what it cannot read
+    # aiohttp refuses by itself what it cannot read; only an event loop is worth a process of viewers alone
+    "routes.py": {"refuse", "show_stock"},
     "stream.py": set(),
     "watch.py": {"Waiter"},
 }

@@ -48,6 +48,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "flashsale.edge": {"loadbalancer.http1", "flashsale.lane.answer", "flashsale.lane.plain"},
     # the shared half of live stock; knows neither loop
     "flashsale.stream": {"flashsale.contract"},
+    # the same as a process: one backend's edge without the backend
+    "flashsale.stream.__main__": {
+        "flashsale.stream",
+        "flashsale.settings",
+        "flashsale.logs",
+        "flashsale.ops",
+        "flashsale.authority",
+        "flashsale.backends.asyncio_redis.routes",
+        "flashsale.backends.asyncio_redis.stream",
+    },
     # the shared half of checkout through a queue; knows no front
     "flashsale.queued": {
         "flashsale.amqp",
@@ -347,6 +357,7 @@ LOOPED = {
     "flashsale.lane.connection",
     "flashsale.lane.listener",
     "flashsale.upkeep",
+    "flashsale.stream.__main__",
 }
 GREEN_LIBRARIES = {"gevent", "gunicorn", "pika"}
 LOOPED_LIBRARIES = {"asyncio", "uvloop", "aiohttp", "asyncpg", "aio_pika"}

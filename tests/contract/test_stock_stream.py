@@ -1,4 +1,4 @@
-"""Live stock over real processes and services: one truth, both backends. The hub's own rules are in tests/unit/stream."""
+"""Live stock over real processes and services: one truth, both backends and a process of viewers alone. The hub's own rules are in tests/unit/stream."""
 
 import asyncio
 import contextlib
@@ -22,6 +22,7 @@ from tests.stages import Stage, staged
 from tests.viewers import Viewer, viewing
 
 BACKENDS = ("asyncio_redis", "gevent_rabbit")
+SHOWN_BY = (*BACKENDS, "stream")  # the last one sells nothing, and runs the first one's edge
 VIEWERS_MAX, ADDRESS_VIEWERS_MAX = 40, 30  # more than tests leave behind in the second until a place is free
 OLD_NEWS_BYTES_MAX = (
     1_000_000  # far more than a viewer's socket may hold, far less than the kernel would keep by itself
@@ -35,12 +36,12 @@ SETTINGS = {
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stage(template: str, redis_url: str) -> AsyncIterator[Stage]:
-    async with staged(template, redis_url, queued_servers=1, settings=SETTINGS) as made:
+    async with staged(template, redis_url, queued_servers=1, streams=1, settings=SETTINGS) as made:
         yield made
 
 
 class Shop(NamedTuple):
-    """One server, and a sale of its own: ``a`` with ten units, ``b`` with five."""
+    """One server that shows, and a sale of its own: ``a`` with ten units, ``b`` with five."""
 
     driver: HttpDriver
     server: Process
@@ -58,15 +59,17 @@ class Shop(NamedTuple):
         return await self.driver.reserve(Wish(who, who, (("a", units),)), is_retry=False)
 
 
-async def shop_of(stage: Stage, backend: str) -> Shop:
-    driver = HttpDriver(stage.authority, stage.owner, stage.session, stage.urls_of(backend))
+async def shop_of(stage: Stage, shown_by: str) -> Shop:
+    """A shop that is shown by the one server of this role, and sells at it if it can."""
+    sellers = stage.urls_of(shown_by) or stage.urls_of(BACKENDS[0])
+    driver = HttpDriver(stage.authority, stage.owner, stage.session, sellers)
     await driver.open("s", {"a": 10, "b": 5}, 5)
     await stage.gate_opens(driver.own("s"))
-    (server,) = [server for server in stage.servers if server.role == backend]
+    (server,) = [server for server in (*stage.servers, *stage.streams) if server.role == shown_by]
     return Shop(driver, server, driver.own("s"), driver.own("a"), driver.own("b"))
 
 
-@pytest_asyncio.fixture(params=BACKENDS, loop_scope="module")
+@pytest_asyncio.fixture(params=SHOWN_BY, loop_scope="module")
 async def shop(request: pytest.FixtureRequest, stage: Stage) -> Shop:
     return await shop_of(stage, request.param)
 
@@ -163,7 +166,7 @@ async def test_who_comes_back_is_told_what_it_missed_and_no_more(shop: Shop, by:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
 @module
-async def test_what_cannot_be_streamed_is_the_same_answer_from_both(stage: Stage, method: str) -> None:
+async def test_what_cannot_be_streamed_is_the_same_answer_from_all(stage: Stage, method: str) -> None:
     shop = await shop_of(stage, BACKENDS[0])
     await shop.driver.open("over", {"z": 1}, 1)
     await shop.driver.change("over", "ENDED")
@@ -186,16 +189,15 @@ async def test_what_cannot_be_streamed_is_the_same_answer_from_both(stage: Stage
         if method == "GET" and status == 200:
             continue  # does not end; see above
         answers = []
-        for backend in BACKENDS:
-            (server,) = stage.urls_of(backend)
-            async with stage.session.request(method, f"{server}{stream_wire.PATH}?{query}") as answer:
+        for server in (*stage.servers, *stage.streams):
+            async with stage.session.request(method, f"{server.url}{stream_wire.PATH}?{query}") as answer:
                 body = await answer.text()
                 assert answer.status == (405 if method == "POST" else status), (query, body)
                 answers.append((body, {name: answer.headers.get(name) for name in names}))
                 if method == "GET" and status >= 400:
                     problem = await answer.json(content_type=wire.PROBLEM_TYPE)
                     assert problem["verdict"] == {404: "unknown_sku", 400: "malformed"}[status]
-        assert answers[0] == answers[1], query
+        assert answers[0] == answers[1] == answers[2], query
 
 
 @module
@@ -208,6 +210,7 @@ async def test_when_its_sale_ends_a_viewer_hears_it_and_the_next_is_sent_away(sh
         assert (late.status, late.text) == (204, "")
 
 
+@pytest.mark.parametrize("shop", BACKENDS, indirect=True)
 @module
 async def test_places_are_bounded_and_who_gets_none_comes_back_later(stage: Stage, shop: Shop) -> None:
     await free(stage, shop)
@@ -245,6 +248,7 @@ async def watched_by(stage: Stage, shop: Shop, viewers: int) -> None:
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.parametrize("shop", BACKENDS, indirect=True)
 @module
 async def test_who_does_not_read_is_dropped_and_the_others_go_on(stage: Stage, shop: Shop) -> None:
     # sixteen items with the longest names: one change of the sale is twenty kilobytes

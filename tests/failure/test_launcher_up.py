@@ -37,6 +37,7 @@ class Flash:
             "FLASH_OPS_PORT": "0",
             "FLASH_ADMIN_PORT": "0",
             "FLASH_AUTH": "off",
+            "FLASH_STREAM_PROCESSES": "1",  # or there would be one role less
         }
 
     def __call__(self, *words: str) -> tuple[int, Any]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from flashsale.settings import REPOSITORY
 from flashsale.stream import wakeup
-from tests.contract.test_stock_stream import BACKENDS, Shop, shop_of
+from tests.contract.test_stock_stream import BACKENDS, SHOWN_BY, Shop, shop_of
 from tests.databases import PASSWORDS, given, url_for
 from tests.patience import PATIENCE_SECONDS
 from tests.proxy import Proxy, proxied
@@ -128,9 +128,12 @@ async def listening(stage: Stage) -> None:
 
 
 async def test_a_server_that_stops_says_bye_to_everybody_at_moments_of_their_own(template: str, redis_url: str) -> None:
-    async with staged(template, redis_url, queued_servers=1) as stage, contextlib.AsyncExitStack() as stack:
-        for backend in BACKENDS:
-            shop = await shop_of(stage, backend)
+    async with (
+        staged(template, redis_url, queued_servers=1, streams=1) as stage,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        for shown_by in SHOWN_BY:
+            shop = await shop_of(stage, shown_by)
             viewers = [await stack.enter_async_context(viewing(shop.url, shop.a)) for _ in range(20)]
             for viewer in viewers:
                 await viewer.until(lambda viewer: viewer.events)

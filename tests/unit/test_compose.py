@@ -40,7 +40,9 @@ HOST_ENVIRONMENT = REPOSITORY / "deploy" / "compose.env"
 
 BALANCER = "loadbalancer"
 ONE_SHOTS: dict[str, OneShot] = {shot.name: shot for shot in (MIGRATE, SEED)}
-OURS = sorted({*ROLE_BY_NAME, *ONE_SHOTS})
+# A role that is started only when somebody asks for it has no container.
+STARTED = [role for role in ROLES if getattr(Settings.load({}), role.count)]
+OURS = sorted({*(role.name for role in STARTED), *ONE_SHOTS})
 LONG_RUNNING = sorted(SERVICES.keys() - ONE_SHOTS)
 PUBLISHED = {BALANCER, ADMIN, "postgres", "redis", *GATEWAYS.values()}
 # The one form of interpolation that Compose v1 and v2 and a shell read alike.
@@ -110,7 +112,7 @@ def instructions() -> list[str]:
 
 
 def test_there_is_a_service_for_every_store_role_and_one_shot() -> None:
-    assert set(SERVICES) == {*SERVICE_ORDER, *ROLE_BY_NAME, *ONE_SHOTS, BALANCER}
+    assert set(SERVICES) == {*SERVICE_ORDER, *OURS, BALANCER}
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -210,7 +212,7 @@ def test_a_process_gets_the_secrets_and_addresses_that_the_launcher_gives_it(nam
     if name in ONE_SHOTS:
         expected, database = one_shot_environment(ONE_SHOTS[name], settings, urls), ONE_SHOTS[name].database
     else:
-        seats = [Seat(role, 0, 1, 2) for role in ROLES]
+        seats = [Seat(role, 0, 1, 2) for role in STARTED]
         links = payment_links(seats, settings, Instance(tmp_path, "up")) | {ADMIN: admin_links(seats, settings)}
         expected = role_environment(ROLE_BY_NAME[name], settings, urls) | links.get(name, {})
         database = ROLE_BY_NAME[name].database
@@ -333,7 +335,7 @@ def test_what_runs_on_is_watched_restarted_and_given_time_to_stop(name: str) -> 
     assert float(service["stop_grace_period"].removesuffix("s")) >= launcher_gives
 
 
-@pytest.mark.parametrize("name", [*ROLE_BY_NAME, BALANCER])
+@pytest.mark.parametrize("name", [*(role.name for role in STARTED), BALANCER])
 def test_readiness_is_asked_at_the_operations_port(name: str) -> None:
     environment = environment_of(name)
     port = environment.get("FLASH_OPS_PORT") or environment.get("LB_OPS_PORT")

@@ -30,7 +30,7 @@ class Role:
     database: DatabaseRole
     serves: bool
     count: str  # the setting that says how many
-    listens: bool = False  # on a traffic port that is not for shoppers
+    listens: bool = False  # on a traffic port, and sells nothing there
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,7 @@ class OneShot:
 
 
 AUDITOR = "auditor"
+STREAM = "stream"
 MIGRATE = OneShot(
     name="migrate",
     arguments=("-m", "flashsale.authority", "migrate"),
@@ -114,6 +115,15 @@ ROLES: tuple[Role, ...] = (
         database=DatabaseRole.APP,
         serves=True,
         count="gevent_rabbit_processes",
+    ),
+    Role(
+        name=STREAM,
+        module="flashsale.stream",
+        needs=frozenset({"postgres", "redis"}),  # as above
+        database=DatabaseRole.APP,
+        serves=False,
+        count="stream_processes",
+        listens=True,
     ),
     *map(_gateway, GATEWAYS.values()),
     Role(

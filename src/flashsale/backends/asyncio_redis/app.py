@@ -84,7 +84,7 @@ async def _serve(settings: Settings, stopping: asyncio.Event, authorities: _Auth
     limits = Limits(settings.sse_hz, settings.sse_viewers_max, settings.sse_address_viewers_max)
     refusals = Refusals()
     feed = Feed(feeding, refusals)
-    stream = Stream(streaming, settings.redis_url, limits, feed.wake)
+    stream = Stream(streaming, settings.redis_url, limits, feed.wake, metrics.stream)
     dispatcher = Dispatcher(deciding, settings.batch_max, stream.wake)
     asks = settings.gate_away == "ask"
     checkout = Checkout(gate, dispatcher, catalog, refusals, settings.in_flight_max, asks_without_gate=asks)

@@ -3,11 +3,12 @@
 import asyncio
 import time
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Gauge
 
 from flashsale.contract.verdict import Verdict
 from flashsale.counts import Histogram, Tally
 from flashsale.gate.client import Outcome
+from flashsale.stream.metrics import StreamMetrics
 
 SECONDS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 GATE_BUCKETS = (0.0002, 0.0005, *SECONDS_BUCKETS[:9])  # Redis answers in less than a millisecond, or the loop was busy
@@ -40,15 +41,7 @@ loop_lag = Histogram(
 )
 gate_up = Gauge("flashsale_gate_up", "1 while Redis answers this process.", registry=registry)
 authority_up = Gauge("flashsale_authority_up", "1 while PostgreSQL answers this process.", registry=registry)
-stream_viewers = Gauge("flashsale_stream_viewers", "Viewers of live stock on this process.", registry=registry)
-stream_frames = Counter("flashsale_stream_frames", "Frames handed to viewers.", registry=registry)
-stream_conflated = Counter(
-    "flashsale_stream_conflated", "Frames a slow viewer was spared, for one with the latest state.", registry=registry
-)
-stream_evicted = Counter("flashsale_stream_evicted", "Viewers dropped because they did not read.", registry=registry)
-stream_age = Gauge(
-    "flashsale_stream_age_seconds", "Since the stock shown was confirmed; 0 while nobody watches.", registry=registry
-)
+stream = StreamMetrics(registry)
 
 
 async def sample_lag() -> None:

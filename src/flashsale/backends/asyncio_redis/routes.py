@@ -210,24 +210,7 @@ class Routes:
 
     async def get_stock_stream(self, request: web.Request) -> web.StreamResponse:
         """``GET /stock/stream``: live stock, until the viewer leaves or the process stops."""
-        last_id = request.headers.get(stream_wire.LAST_ID_HEADER)
-        watch = stream_wire.parse_watch(request.rel_url.raw_query_string, last_id)
-        viewer, standing = await self._stream.register(watch, request.remote or "")
-        if viewer is None:
-            return _streaming(web.Response(body=self._stream.refused()))
-        try:
-            if standing is Standing.UNKNOWN:
-                raise wire.Refusal(Verdict.UNKNOWN_SKU, DETAILS[Verdict.UNKNOWN_SKU])
-            if standing is Standing.OVER:
-                return web.Response(status=web.HTTPNoContent.status_code, headers=stream_wire.HEADERS)
-            if standing is Standing.UNREAD:
-                return _streaming(web.Response(body=self._stream.refused()))
-            response = _streaming(web.StreamResponse())
-            if request.method != "HEAD":
-                await self._stream.serve(viewer, request, response)
-            return response
-        finally:
-            self._stream.leave(viewer)
+        return await show_stock(self._stream, request)
 
     async def get_page(self, request: web.Request) -> web.Response:
         """``GET /``: the page for shoppers."""
@@ -236,6 +219,28 @@ class Routes:
     async def get_static(self, request: web.Request) -> web.Response:
         """``GET /static/{file}``: what the page is made of."""
         return _file(request, request.match_info["file"])
+
+
+async def show_stock(stream: Stream, request: web.Request) -> web.StreamResponse:
+    """What ``GET /stock/stream`` is answered with, in a server and in a process of viewers alone."""
+    last_id = request.headers.get(stream_wire.LAST_ID_HEADER)
+    watch = stream_wire.parse_watch(request.rel_url.raw_query_string, last_id)
+    viewer, standing = await stream.register(watch, request.remote or "")
+    if viewer is None:
+        return _streaming(web.Response(body=stream.refused()))
+    try:
+        if standing is Standing.UNKNOWN:
+            raise wire.Refusal(Verdict.UNKNOWN_SKU, DETAILS[Verdict.UNKNOWN_SKU])
+        if standing is Standing.OVER:
+            return web.Response(status=web.HTTPNoContent.status_code, headers=stream_wire.HEADERS)
+        if standing is Standing.UNREAD:
+            return _streaming(web.Response(body=stream.refused()))
+        response = _streaming(web.StreamResponse())
+        if request.method != "HEAD":
+            await stream.serve(viewer, request, response)
+        return response
+    finally:
+        stream.leave(viewer)
 
 
 async def livez(_: web.Request) -> web.Response:

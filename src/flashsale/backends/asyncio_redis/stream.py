@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from flashsale.authority.client import Authority, AuthorityUnavailable
-from flashsale.backends.asyncio_redis import metrics
 from flashsale.stream import hub, wakeup, wire
+from flashsale.stream.metrics import StreamMetrics
 
 FIRST_WORD_SECONDS = 2.0  # until a viewer must be answered, with or without PostgreSQL; one reading takes less or fails
 CONNECT_SECONDS = 1.0
@@ -32,6 +32,7 @@ class Stream:
         redis_url: str,
         limits: hub.Limits,
         woken: Callable[[Collection[str] | None], None],
+        metrics: StreamMetrics,
     ) -> None:
         """``woken`` hears of every wake-up too; it may not wait."""
         self._authority = authority
@@ -49,8 +50,8 @@ class Stream:
         self._read_soon = asyncio.Event()
         self._tell_soon = asyncio.Event()
         self._was_read = asyncio.Event()  # a new one for each reading
-        metrics.stream_viewers.set_function(lambda: self._hub.viewers)
-        metrics.stream_age.set_function(lambda: self._hub.age(time.monotonic()))
+        self._metrics = metrics
+        metrics.follow(lambda: self._hub.viewers, lambda: self._hub.age(time.monotonic()))
         self.task = asyncio.create_task(self._run())  # ends only with the process: whoever runs it must watch it
 
     async def register(self, watch: wire.Watch, address: str) -> tuple[hub.Viewer | None, hub.Standing]:
@@ -133,10 +134,7 @@ class Stream:
     async def _tell(self) -> None:
         while True:
             wait_s = self._hub.turn(time.monotonic())
-            frames, conflated, evicted = self._hub.take_counts()
-            metrics.stream_frames.inc(frames)
-            metrics.stream_conflated.inc(conflated)
-            metrics.stream_evicted.inc(evicted)
+            self._metrics.count(self._hub.take_counts())
             if wait_s is None or wait_s > 0:
                 await _heard(self._tell_soon, wait_s)
             else:

@@ -65,7 +65,7 @@ class Front:
         identify = identify_by(settings.auth, settings.jwt_secret)
         self._streaming = GreenAuthority(settings.postgres_url, STREAM_CONNECTIONS)
         limits = Limits(settings.sse_hz, settings.sse_viewers_max, settings.sse_address_viewers_max)
-        self._stream = Stream(self._streaming, settings.redis_url, limits, self._feed.wake)
+        self._stream = Stream(self._streaming, settings.redis_url, limits, self._feed.wake, metrics.stream)
         keepers = (
             self._dispatcher.link.keeper,
             self._watch.link.keeper,

@@ -1,9 +1,10 @@
 """What this process tells Prometheus. One process, one port, one registry."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Gauge
 
 from flashsale.contract.verdict import Verdict
 from flashsale.counts import Histogram, Tally
+from flashsale.stream.metrics import StreamMetrics
 
 SECONDS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 OUTCOMES = ("confirmed", "nacked", "returned", "lost", "late", "refused")
@@ -30,12 +31,4 @@ queue_depth = Gauge(
     registry=registry,
 )
 queue_up = Gauge("flashsale_queue_up", "1 while RabbitMQ takes attempts of this process.", registry=registry)
-stream_viewers = Gauge("flashsale_stream_viewers", "Viewers of live stock on this process.", registry=registry)
-stream_frames = Counter("flashsale_stream_frames", "Frames handed to viewers.", registry=registry)
-stream_conflated = Counter(
-    "flashsale_stream_conflated", "Frames a slow viewer was spared, for one with the latest state.", registry=registry
-)
-stream_evicted = Counter("flashsale_stream_evicted", "Viewers dropped because they did not read.", registry=registry)
-stream_age = Gauge(
-    "flashsale_stream_age_seconds", "Since the stock shown was confirmed; 0 while nobody watches.", registry=registry
-)
+stream = StreamMetrics(registry)

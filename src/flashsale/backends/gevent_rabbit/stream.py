@@ -11,9 +11,9 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from flashsale.authority.green import AuthorityUnavailable, GreenAuthority
-from flashsale.backends.gevent_rabbit import metrics
 from flashsale.edge.message import Peer
 from flashsale.stream import hub, wakeup, wire
+from flashsale.stream.metrics import StreamMetrics
 
 FIRST_WORD_SECONDS = 2.0  # until a viewer must be answered, with or without PostgreSQL; one reading takes less or fails
 CONNECT_SECONDS = 1.0
@@ -33,6 +33,7 @@ class Stream:
         redis_url: str,
         limits: hub.Limits,
         woken: Callable[[Collection[str] | None], None],
+        metrics: StreamMetrics,
     ) -> None:
         """``woken`` hears of every wake-up too; it may not wait."""
         self._authority = authority
@@ -50,8 +51,8 @@ class Stream:
         self._read_soon = Event()
         self._tell_soon = Event()
         self._was_read = Event()  # a new one for each reading
-        metrics.stream_viewers.set_function(lambda: self._hub.viewers)
-        metrics.stream_age.set_function(lambda: self._hub.age(time.monotonic()))
+        self._metrics = metrics
+        metrics.follow(lambda: self._hub.viewers, lambda: self._hub.age(time.monotonic()))
         # they end only with the process: whoever runs them must watch them
         self.work = [gevent.spawn(work) for work in (self._read, self._tell, self._listen)]
 
@@ -120,10 +121,7 @@ class Stream:
     def _tell(self) -> None:
         while True:
             wait_s = self._hub.turn(time.monotonic())
-            frames, conflated, evicted = self._hub.take_counts()
-            metrics.stream_frames.inc(frames)
-            metrics.stream_conflated.inc(conflated)
-            metrics.stream_evicted.inc(evicted)
+            self._metrics.count(self._hub.take_counts())
             if wait_s is None or wait_s > 0:
                 _heard(self._tell_soon, wait_s)
             else:
