@@ -127,6 +127,21 @@ MAY_IMPORT: dict[str, set[str]] = {
         "flashsale.web",
         "flashsale.operate",
     },
+    # what the operations page shows, made of what was read
+    "flashsale.admin.operations.exposition": set(),
+    "flashsale.admin.operations.window": set(),
+    "flashsale.admin.operations.frame": {
+        "flashsale.admin.operations.exposition",
+        "flashsale.admin.operations.window",
+        "flashsale.settings",
+    },
+    "flashsale.admin.operations.servers": {
+        "flashsale.admin.operations.frame",
+        "flashsale.admin.operations.window",
+        "flashsale.settings",
+    },
+    "flashsale.admin.operations.happenings": {"flashsale.admin.operations.frame"},
+    "flashsale.admin.operations.bench": {"flashsale.admin.operations.frame"},
     # who may sign in, which the terminal says
     "flashsale.admin.users": {"flashsale.admin.passwords"},
     "flashsale.operate.broker": {"flashsale.operate", "flashsale.payments.queues", "flashsale.queued.topology"},
@@ -200,7 +215,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "loadbalancer.slow_start": set(),
     "loadbalancer.retry": set(),
 }
-STANDARD_LIBRARY_ONLY = {
+FIGURES = {
+    f"flashsale.admin.operations.{name}" for name in ("exposition", "window", "frame", "servers", "happenings", "bench")
+}
+STANDARD_LIBRARY_ONLY = FIGURES | {
     "flashsale.contract",
     "flashsale.settings",
     "flashsale.crash",

@@ -1,0 +1,113 @@
+"""What has happened, told from two states that follow each other. Pure: a state is what one frame is made of.
+
+A thing that nobody could see in one of the two has not happened: a source that was away makes no news of what it says when it is back.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from flashsale.admin.operations.frame import FINDINGS, Part
+
+KEPT = 50
+SALE_STATES = {
+    "OPEN": ("sale.opened", "is open"),
+    "PAUSED": ("sale.paused", "is paused"),
+    "ENDED": ("sale.ended", "has ended"),
+}
+
+
+class Event(NamedTuple):
+    """One marker of the timeline; when it was seen is added by whoever sees it."""
+
+    kind: str
+    subject: str
+    text: str
+
+
+def between(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Event]:
+    """What made one frame's parts the other's."""
+    return [
+        *_sales(before["sales"], after["sales"]),
+        *_servers(before["balancer"], after["balancer"]),
+        *_processes(before["processes"], after["processes"]),
+        *_audit(before["audit"], after["audit"]),
+    ]
+
+
+def deed(row: Mapping[str, Any]) -> Event:
+    """Somebody did something by hand, as it is on record."""
+    return Event("deed", row["subject"], f"{row['operator']}: {row['action']} {row['subject']} ({row['reason']})")
+
+
+def _sales(before: Any, after: Any) -> Iterator[Event]:
+    if isinstance(before, dict) or isinstance(after, dict):
+        return
+    old = {row["sale"]: row for row in before}
+    for now in after:
+        sale, name = now["sale"], now["name"]
+        # one that nobody has seen before was not open, and had nothing that could be sold out
+        was = old.get(sale, {"state": "", "available": 0, "units": 0})
+        if now["state"] != was["state"] and now["state"] in SALE_STATES:
+            kind, text = SALE_STATES[now["state"]]
+            yield Event(kind, sale, f"{name} {text}")
+        if was["available"] and not now["available"]:
+            yield Event("sale.sold_out", sale, f"{name}: nothing is left")
+        elif was["units"] and now["available"] and not was["available"]:
+            yield Event("sale.restocked", sale, f"{name}: units to be had again, {now['available']}")
+
+
+def _servers(before: Part, after: Part) -> Iterator[Event]:
+    if "away" in before or "away" in after:
+        return
+    if before["algorithm"] != after["algorithm"]:
+        yield Event("balancer.algorithm", after["algorithm"], f"servers are chosen by {after['algorithm']}")
+    if after["uptime_s"] < before["uptime_s"]:
+        yield Event("balancer.restarted", "loadbalancer", "the balancer was started anew")
+    old, new = ({server["name"]: server for server in part["servers"]} for part in (before, after))
+    for name in [name for name in old if name not in new]:
+        yield Event("server.removed", name, f"{name} is no server any more")
+    for name, now in new.items():
+        if name in old:
+            yield from _server(name, old[name], now)
+        else:
+            yield Event("server.added", name, f"{name} is a server now: {now['word']}")
+
+
+def _server(name: str, was: Part, now: Part) -> Iterator[Event]:
+    if now["drained"] != was["drained"]:
+        kind = "server.drained" if now["drained"] else "server.undrained"
+        yield Event(kind, name, f"{name} {'gets nothing new' if now['drained'] else 'gets requests again'}")
+    for kind, state in (("server.down", "down"), ("server.ejected", "ejected")):
+        if state in now["state"] and state not in was["state"]:
+            yield Event(kind, name, f"{name}: {now['word']}")
+    if now["state"] == "up" and ("down" in was["state"] or "ejected" in was["state"]):
+        yield Event("server.up", name, f"{name} serves again")
+
+
+def _processes(before: list[Part], after: list[Part]) -> Iterator[Event]:
+    old = {(row["role"], row["index"]): row for row in before}
+    for row in after:
+        was, name = old.get((row["role"], row["index"])), f"{row['role']}-{row['index']}"
+        if was is None or row["role"].startswith("loadbalancer"):  # a reload replaces its workers, as it should
+            continue
+        if row["away"] and not was["away"]:
+            yield Event("process.away", name, f"{name} does not answer: {row['away']}")
+        elif was["away"] and not row["away"]:
+            yield Event("process.back", name, f"{name} answers, up for {row['up_s'] or 0:.0f} s")
+        elif row["up_s"] is not None and was["up_s"] is not None and row["up_s"] < was["up_s"]:
+            yield Event("process.restarted", name, f"{name} was started anew")
+
+
+def _audit(before: Part, after: Part) -> Iterator[Event]:
+    if "away" in before or "away" in after:
+        return
+    for finding in FINDINGS:
+        if after[finding] > before[finding]:
+            yield Event("audit.found", finding, f"the audit found {after[finding]} {finding}")
+    if before["clean"] and not after["clean"] and all(after[f] <= before[f] for f in FINDINGS):
+        yield Event("audit.found", "audit", f"the audit: {after['word']}")
+
+
+def marker(number: int, at: float, event: Event) -> Part:
+    """The event as the page gets it."""
+    return {"id": number, "at": round(at, 3), **event._asdict()}

@@ -1,0 +1,74 @@
+"""The smaller parts of a frame: how a server is, and how far a comparison has come."""
+
+import json
+from typing import Any
+
+import pytest
+
+from flashsale.admin.operations.bench import FRESH_SECONDS, RATIOS_MAX, progress
+from flashsale.admin.operations.servers import balancer, word
+from tests.unit.admin import operations_inputs as inputs
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "drained", "said"),
+    [
+        ("up", "", False, "serving"),
+        ("down", "connection refused", False, "down: connection refused"),
+        ("down", "connection refused", True, "down; drained by hand: connection refused"),
+        ("draining", "", True, "finishes what it has, drained by hand"),
+        ("draining", "", False, "finishes what it has"),
+        ("ejected", "five answers 500", False, "ejected for failed requests: five answers 500"),
+        ("down or up", "timed out", False, "workers disagree: down or serving: timed out"),
+    ],
+)
+def test_a_state_in_words(state: str, reason: str, drained: bool, said: str) -> None:  # noqa: FBT001 - a row of the table
+    assert word(state, reason, drained=drained) == said
+
+
+def test_a_balancer_that_was_seen_once_has_no_rates() -> None:
+    part = balancer(inputs.stats(1), None)
+    assert part["requests_per_s"] is None
+    assert part["latency"] == {"p50_ms": None, "p95_ms": None, "p99_ms": None, "n": 0}
+    assert {server["requests_per_s"] for server in part["servers"]} == {None}
+
+
+def written(**more: Any) -> bytes:
+    return json.dumps({**json.loads(inputs.RUNNING), **more}).encode()
+
+
+def test_a_comparison_that_runs_is_told() -> None:
+    told = progress(written(at=inputs.AT - 1, eta_s=None), inputs.AT)
+    assert told is not None
+    assert (told["done"], told["of"], told["eta_s"]) == (6, 12, None)
+    assert "at" not in told
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        written(at=inputs.AT - FRESH_SECONDS - 1),
+        written(at=inputs.AT + FRESH_SECONDS + 1),
+        written(at="now"),
+        written(done=True),
+        written(name=None),
+        written(ratios=[{"metric": "x", "ratio": 1}]),
+        written(ratios={}),
+        b'{"done": NaN}',
+        inputs.RUNNING[:-4],
+        b"[]",
+        b"",
+        b"\xff",
+        b"[" * 100_000,
+    ],
+)
+def test_what_is_old_or_no_such_file_is_none(text: bytes) -> None:
+    assert progress(text, inputs.AT) is None
+
+
+def test_what_is_shown_of_it_is_bounded() -> None:
+    row = {"metric": "x" * 1000, "ratio": 1, "low": 1, "high": 1}
+    told = progress(written(ratios=[row] * 1000), inputs.AT)
+    assert told is not None
+    assert len(told["ratios"]) == RATIOS_MAX
+    assert len(told["ratios"][0]["metric"]) == 200
