@@ -6,24 +6,35 @@ from typing import Any
 import pytest
 
 from flashsale.admin.operations.bench import FRESH_SECONDS, RATIOS_MAX, progress
-from flashsale.admin.operations.servers import balancer, word
+from flashsale.admin.operations.servers import balancer, state, word
 from tests.unit.admin import operations_inputs as inputs
 
 
 @pytest.mark.parametrize(
-    ("state", "reason", "drained", "said"),
+    ("views", "reason", "percent", "is_said"),
     [
-        ("up", "", False, "serving"),
-        ("down", "connection refused", False, "down: connection refused"),
-        ("down", "connection refused", True, "down; drained by hand: connection refused"),
-        ("draining", "", True, "finishes what it has, drained by hand"),
-        ("draining", "", False, "finishes what it has"),
-        ("ejected", "five answers 500", False, "ejected for failed requests: five answers 500"),
-        ("down or up", "timed out", False, "workers disagree: down or serving: timed out"),
+        ("up", "", 100, ("up", "serving")),
+        ("up", "", 30, ("up", "serving 30 % of its weight")),
+        ("down", "connection refused", 10, ("down", "down: connection refused")),
+        ("draining", "", 100, ("draining", "finishes what it has")),
+        ("ejected", "five answers 500", 100, ("ejected", "ejected for failed requests: five answers 500")),
+        ("down or up", "timed out", 100, ("down", "workers disagree: down or serving: timed out")),
     ],
 )
-def test_a_state_in_words(state: str, reason: str, drained: bool, said: str) -> None:  # noqa: FBT001 - a row of the table
-    assert word(state, reason, drained=drained) == said
+def test_a_state_in_words(views: str, reason: str, percent: int, is_said: tuple[str, str]) -> None:
+    assert (state(views, drained=False), word(views, reason, percent, drained=False)) == is_said
+
+
+@pytest.mark.parametrize(
+    ("views", "reason", "is_said"),
+    [
+        ("draining", "", ("drained", "finishes what it has, drained by hand")),
+        ("down", "refused", ("down", "down, drained by hand: refused")),
+        ("draining or down", "late", ("down", "workers disagree: finishes what it has or down, drained by hand: late")),
+    ],
+)
+def test_who_was_drained_by_hand_is_said_to_be(views: str, reason: str, is_said: tuple[str, str]) -> None:
+    assert (state(views, drained=True), word(views, reason, 100, drained=True)) == is_said
 
 
 def test_a_balancer_that_was_seen_once_has_no_rates() -> None:

@@ -7,7 +7,7 @@ The stream (``text/event-stream``)
     ``{"word": "full" | "signed_out" | "slow" | "stopping"}`` is the last of a stream that ends; ``retry`` says when to come back.
     A browser that comes back signed out hears 401, which ends its EventSource.
 
-A frame. Times are seconds since 1970, ``*_s`` seconds, ``*_ms`` milliseconds, ``*_per_s`` and percentiles are of the last
+A frame. Times (``at``) are as ``2026-11-27T18:00:00.000Z``, ``*_s`` seconds, ``*_ms`` milliseconds, ``*_per_s`` and percentiles are of the last
 ``window_s`` seconds. A number nobody knows (yet) is null: a rate needs two looks, a percentile something that happened. Every part
 but ``at``, ``window_s``, ``events`` and ``bench`` may be ``{"away": "why"}`` instead.
     at, window_s    when it was put together, and what "the last seconds" are
@@ -18,11 +18,12 @@ but ``at``, ``window_s``, ``events`` and ``bench`` may be ``{"away": "why"}`` in
                     that it answered; errors are ``try_later``. accepted: until the shopper had an answer; decided: until there was
                     a verdict (for a queued attempt, by its worker). Both {p50_ms, p95_ms, p99_ms, n}, without what was refused at once
                     by the server's own copy. A percentile beyond the last bucket is that bucket's bound: "at least".
-    balancer        {algorithm, algorithms, uptime_s, workers, clients, requests_per_s, latency: as above,
-                    queue: {waiting, refused_per_s, late_per_s, p99_ms}, servers: [{name, backend, address, state, word, since_s,
+    balancer        {algorithm, algorithms, uptime_s, workers, clients, requests_per_s, latency: as above, queue,
+                    queue_refused_per_s, queue_late_per_s, queue_p99_ms, servers: [{name, backend, address, state, word, since_s,
                     weight, percent, drained, in_flight, streams, requests_per_s, errors_per_s, retries_per_s, lost_per_s, p50_ms,
-                    p99_ms, ejections}]}. state is up, draining, down, ejected or leaving, or several joined by " or " where its
-                    workers disagree; drained is by hand; errors are answers 5xx
+                    p99_ms, ejections}]}. queue: requests that wait for a place. state is up, down, ejected, draining (as it says
+                    itself), drained (by hand) or leaving, the worst that a worker sees; drained (by hand) may be so of one that is
+                    down; since_s is of what its workers see; errors are answers 5xx
     queues          [{name, depth, consumers}]: messages in nobody's hand
     dead_letters    {n, by_queue: {name: n}}
     gate            {drift_units, lag_rows, pending, rebuilds, round_age_s, up, servers}: drift_units is the worst SKU's, with its
@@ -39,6 +40,5 @@ Controls are deeds like the page's others (``GET /api/actions`` lists them): ``b
 ``balancer.weight {server, weight}``, ``balancer.algorithm {algorithm}``; rehearsed by ``POST /api/plans/{action}``, done by
 ``POST /api/deeds/{action}`` with ``reason`` and ``Idempotency-Key``. For a page that has a server's row in hand there are two shorter
 addresses of the same, which answer as the deeds do: ``POST /api/balancer/servers/{name}`` with ``{verb: drain | undrain | weight,
-weight?, reason, key}`` and ``POST /api/balancer/algorithm`` with ``{algorithm, reason, key}``; without ``reason`` and ``key`` they
-answer as the plan does.
+weight?, reason, key}`` and ``POST /api/balancer/algorithm`` with ``{algorithm, reason, key}``.
 """

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -76,7 +77,7 @@ class Process(NamedTuple):
 
 def whole(at: float, parts: Mapping[str, Any], events: Sequence[Part], bench: Part | None) -> Part:
     """The frame: ``parts`` by name, each as a function below or of ``servers`` made it, or ``{"away": why}``."""
-    return {"at": round(at, 3), "window_s": SECONDS_SEEN, **parts, "events": list(events), "bench": bench}
+    return {"at": iso(at), "window_s": SECONDS_SEEN, **parts, "events": list(events), "bench": bench}
 
 
 def queues(counts: Mapping[str, tuple[int, int]]) -> list[Part]:
@@ -217,6 +218,11 @@ def percentiles(bounds: Sequence[float], counts: Sequence[float]) -> Part:
     """Milliseconds, and of how many."""
     found: Part = {name: rounded(_ms(quantile(bounds, counts, share))) for name, share in SHARES.items()}
     return found | {"n": round(sum(counts))}
+
+
+def iso(at: float) -> str:
+    """A moment as the rest of the API writes it."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def rounded(value: float | None) -> float | None:

@@ -6,9 +6,10 @@ A thing that nobody could see in one of the two has not happened: a source that 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from flashsale.admin.operations.frame import FINDINGS, Part
+from flashsale.admin.operations.frame import FINDINGS, Part, iso
 
 KEPT = 50
+OUT = ("down", "ejected")
 SALE_STATES = {
     "OPEN": ("sale.opened", "is open"),
     "PAUSED": ("sale.paused", "is paused"),
@@ -77,10 +78,9 @@ def _server(name: str, was: Part, now: Part) -> Iterator[Event]:
     if now["drained"] != was["drained"]:
         kind = "server.drained" if now["drained"] else "server.undrained"
         yield Event(kind, name, f"{name} {'gets nothing new' if now['drained'] else 'gets requests again'}")
-    for kind, state in (("server.down", "down"), ("server.ejected", "ejected")):
-        if state in now["state"] and state not in was["state"]:
-            yield Event(kind, name, f"{name}: {now['word']}")
-    if now["state"] == "up" and ("down" in was["state"] or "ejected" in was["state"]):
+    if now["state"] != was["state"] and now["state"] in OUT:
+        yield Event(f"server.{now['state']}", name, f"{name}: {now['word']}")
+    if was["state"] in OUT and now["state"] == "up":
         yield Event("server.up", name, f"{name} serves again")
 
 
@@ -110,4 +110,4 @@ def _audit(before: Part, after: Part) -> Iterator[Event]:
 
 def marker(number: int, at: float, event: Event) -> Part:
     """The event as the page gets it."""
-    return {"id": number, "at": round(at, 3), **event._asdict()}
+    return {"id": number, "at": iso(at), **event._asdict()}

@@ -13,13 +13,16 @@ Counter = tuple[str, str, str]
 ROLE = "loadbalancer"
 CPU = "cpu"
 RESPONSE, REQUEST, QUEUED = "response_seconds", "request_seconds", "queue_seconds"
+# By how bad it is: each worker looks for itself, and the worst that one of them sees is shown.
 WORDS = {
-    "up": "serving",
     "down": "down",
-    "draining": "finishes what it has",
     "ejected": "ejected for failed requests",
     "leaving": "removed, finishes what it has",
+    "draining": "finishes what it has",
+    "up": "serving",
 }
+DRAINED = "drained"
+WHOLE = 100
 
 
 def counters(stats: Mapping[str, Any]) -> dict[Counter, float]:
@@ -60,12 +63,10 @@ def balancer(stats: Mapping[str, Any], change: Change[Counter] | None) -> Part:
         "clients": stats["clients"],
         "requests_per_s": rounded(sum(rates)) if rates else None,
         "latency": _percentiles(stats, change, "", REQUEST),
-        "queue": {
-            "waiting": stats["queued"],
-            "refused_per_s": _rate(change, ("", "queue_refused", "")),
-            "late_per_s": _rate(change, ("", "queue_late", "")),
-            "p99_ms": _percentiles(stats, change, "", QUEUED)["p99_ms"],
-        },
+        "queue": stats["queued"],
+        "queue_refused_per_s": _rate(change, ("", "queue_refused", "")),
+        "queue_late_per_s": _rate(change, ("", "queue_late", "")),
+        "queue_p99_ms": _percentiles(stats, change, "", QUEUED)["p99_ms"],
         "servers": rows,
     }
 
@@ -93,8 +94,8 @@ def _server(server: Mapping[str, Any], stats: Mapping[str, Any], change: Change[
         "name": name,
         "backend": next((backend for backend in BACKENDS[MIXED] if name.rpartition("-")[0] == backend), None),
         "address": server["address"],
-        "state": server["state"],
-        "word": word(server["state"], server["reason"], drained=drained),
+        "state": state(server["state"], drained=drained),
+        "word": word(server["state"], server["reason"], server["percent"], drained=drained),
         "since_s": server["since_seconds"],
         "weight": server["weight"],
         "percent": server["percent"],
@@ -111,16 +112,22 @@ def _server(server: Mapping[str, Any], stats: Mapping[str, Any], change: Change[
     }
 
 
-def word(state: str, reason: str, *, drained: bool) -> str:
+def state(views: str, *, drained: bool) -> str:
+    """One word for what ``views`` (several are joined by "or") come to."""
+    worst = next((known for known in WORDS if known in views.split(" or ")), views)
+    return DRAINED if drained and worst == "draining" else worst
+
+
+def word(views: str, reason: str, percent: int, *, drained: bool) -> str:
     """How a server is, for people."""
-    views = state.split(" or ")
-    said = " or ".join(WORDS.get(view, view) for view in views)
-    if len(views) > 1:
+    each = views.split(" or ")
+    said = " or ".join(WORDS.get(view, view) for view in each)
+    if len(each) > 1:
         said = f"workers disagree: {said}"
-    if drained and "draining" in views:
+    if views == "up" and percent < WHOLE:
+        said += f" {percent} % of its weight"
+    if drained:
         said += ", drained by hand"
-    elif drained:
-        said += "; drained by hand"
     return f"{said}: {reason}" if reason else said
 
 
