@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
 from loadbalancer.changes import VERBS, Change
-from loadbalancer.config import ConfigError
+from loadbalancer.config import ALGORITHMS, ConfigError
 from loadbalancer.exposition import exposition
 from loadbalancer.http1.grammar import Refused
 from loadbalancer.http1.head import RequestHead
 from loadbalancer.http1.reader import END, RequestReader
+from loadbalancer.process import process
 from loadbalancer.stats import described, stats
 
 if TYPE_CHECKING:
@@ -134,7 +135,8 @@ class Admin:
 
     async def _servers(self) -> Page:
         servers = (await self._parent.reports())["servers"]
-        return _json([described(name, server, self._parent.rates) for name, server in servers.items()])
+        rates, since = self._parent.rates, self._parent.since(servers)
+        return _json([described(name, server, rates, since) for name, server in servers.items()])
 
     async def _stats(self) -> Page:
         parent = self._parent
@@ -152,10 +154,13 @@ class Admin:
         return _json(
             {
                 "pid": os.getpid(),
+                "process": process(),
                 "uptime_seconds": round(time.time() - parent.started, 1),
                 "algorithm": parent.told.config.algorithm,
+                "algorithms": ALGORITHMS,
+                "drained": sorted(parent.told.drained),
                 "reloads": parent.reloads,
-                **stats(merged, parent.rates),
+                **stats(merged, parent.rates, parent.since(merged["servers"])),
                 "in_hand": parent.in_hand(),
                 "workers": workers,
             }

@@ -77,6 +77,7 @@ class Parent:
         self.started = time.time()
         self.is_stopping = False
         self.rates: dict[str, float] = {}  # answers per second, by server
+        self._states: dict[str, tuple[str, float]] = {}  # of each server, and since when (monotonic)
         self.reloads = 0
         self._environ = environ
         self._via = made_up_name()  # one for all workers, of now and later
@@ -171,6 +172,15 @@ class Parent:
         serving = [worker.report for worker in self.serving if worker.report]
         retiring = [worker.report for worker in self.retiring if worker.report]
         return merged(serving, retiring, self._ended)
+
+    def since(self, servers: Mapping[str, Report]) -> dict[str, float]:
+        """For how many seconds each of these servers has been seen in the state that it has now."""
+        now = time.monotonic()
+        for name, server in servers.items():
+            if self._states.get(name, ("", 0.0))[0] != server["state"]:
+                self._states[name] = (server["state"], now)
+        self._states = {name: self._states[name] for name in servers}
+        return {name: now - at for name, (_, at) in self._states.items()}
 
     def in_hand(self) -> dict[str, dict[str, int]] | None:
         """What the shared memory says that all workers have in hand, by server; None where there is none."""
@@ -383,6 +393,7 @@ class Parent:
         while True:
             await asyncio.sleep(REPORT_SECONDS)
             servers = (await self.reports())["servers"]
+            self.since(servers)  # looked at also while nobody asks
             now = time.monotonic()
             answers = {name: sum(server["answers"]) for name, server in servers.items()}
             # A server that was removed and added again counts from 0.

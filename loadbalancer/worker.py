@@ -27,6 +27,7 @@ from loadbalancer.listeners import BACKLOG
 from loadbalancer.logs import say
 from loadbalancer.metrics import Totals
 from loadbalancer.probe import Checks
+from loadbalancer.process import process
 from loadbalancer.proxy import Proxy
 from loadbalancer.report import Report, report
 from loadbalancer.servers import Farm
@@ -162,7 +163,7 @@ class Worker:
             await asyncio.sleep(ACCEPTING_SECONDS)
 
     def _report(self) -> Report:
-        return {"pid": os.getpid(), **report(self._proxy)}
+        return {"pid": os.getpid(), "process": process(), **report(self._proxy)}
 
     async def _mind_checks(self) -> None:
         await self._checks.failed.wait()

@@ -50,6 +50,28 @@ async def test_the_operations_pages() -> None:
         assert (await balancer.ops("/ bad")).status == 400
 
 
+async def test_whoever_looks_twice_can_tell_what_was_between_and_for_how_long_it_has_been_so() -> None:
+    async with balanced(Upstream("a"), Upstream("b"), LB_WORKERS="2") as balancer:
+        before = await balancer.stats()
+        await balancer.admin("/servers/a/drain")
+        for _ in range(3):
+            await balancer.ask(GET)
+        after = await balancer.stats()
+        for timer in ("request_seconds", "queue_seconds"):
+            assert len(after[timer]["counts"]) == len(after["bounds"]) + 1
+        assert sum(after["request_seconds"]["counts"]) - sum(before["request_seconds"]["counts"]) == 3
+        a, b = after["servers"]
+        assert sum(b["response_seconds"]["counts"]) - sum(before["servers"][1]["response_seconds"]["counts"]) == 3
+        assert (before["drained"], after["drained"]) == ([], ["a"])
+        assert (a["state"], b["state"]) == ("draining", "up")
+        assert a["since_seconds"] < b["since_seconds"]
+        assert after["algorithm"] in after["algorithms"]
+        assert after["process"]["pid"] == after["pid"]
+        for life in (after["process"], *(worker["report"]["process"] for worker in after["workers"])):
+            assert life["cpu_seconds"] > 0
+            assert life["rss_bytes"] > 2**20
+
+
 async def test_the_access_log_has_a_line_per_request_and_no_secret() -> None:
     async with balanced(Upstream("a"), LB_ACCESS_LOG="on") as balancer:
         await balancer.ask(b"GET /x?receipt=secret HTTP/1.1\r\nHost: shop\r\nAuthorization: secret\r\n\r\n")
