@@ -26,16 +26,17 @@ The result is one JSON object. Beside ``tables``, ``notes`` and ``passed`` (fals
         low, high  float                         Clopper and Pearson, 95%, of caught/trials; of found-anything/trials where nothing is claimed
         unheard    int                           buyers whose answer was lost and whose unit is recorded; what a retry with a key is for
       }}
-      storms       [{                            a crowd, by the delay between check and act
-        delay_ms   int
+      storms       [{                            left to chance: rushes (everybody at once) and races (one unit, spread)
+        delay_ms   int                           between check and act
         killed     bool                          a process of it was killed in the middle; its buyers came again
-        trials, stock, buyers   int
+        spread_ms  int                           within which everybody comes; 0: a rush
+        trials, stock, buyers   int              of each trial
         oversold   [units per trial]
         oversold_trials int, low, high  float    Clopper and Pearson, 95%, of oversold_trials/trials
         found      {kind: trials}
         deadlocks, retries      int              in all trials
         unheard    int
-        per_second float                         attempts answered, median of trials
+        per_second float                         attempts answered, median of trials; says something of rushes alone
         p50_ms, p99_ms  float                    of an attempt, over all trials
       }]
       traces       [{                            one per kind and attack, the first that was found

@@ -198,6 +198,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     # measures the SQL itself, and the sweepers of upkeep
     "benchmarks.authority": {"flashsale.contract", "flashsale.authority", "flashsale.upkeep"},
+    # patterns of others, in schemas of their own; ours it starts, plays merchant to, and buys from over the wire
+    "benchmarks.strategies": {
+        "flashsale.contract",
+        "flashsale.settings",
+        "flashsale.authority",
+        "flashsale.stack.processes",
+        "benchmarks.backend.picture",  # the same colours
+    },
     # measures the payment worker, in a process of its own
     "benchmarks.payments": {"flashsale.authority", "flashsale.payments", "benchmarks.authority"},
     # knows HTTP and nothing of sales
@@ -252,6 +260,7 @@ DRIVERS: dict[str, set[str]] = {
         "flashsale.operate.database",
         "benchmarks.authority",
         "benchmarks.backend",  # the merchant's look at the books
+        "benchmarks.strategies",  # the patterns of others are made of them
     },
     "redis": {
         "flashsale.gate",
@@ -260,6 +269,7 @@ DRIVERS: dict[str, set[str]] = {
         "flashsale.backends.asyncio_redis",  # both listen for wake-ups; the gate itself is the gate's
         "flashsale.backends.gevent_rabbit",
         "benchmarks.peers",
+        "benchmarks.strategies",
     },
     "hiredis": {"flashsale.gate"},
     "jwt": {"flashsale.identity"},
@@ -281,6 +291,7 @@ DRIVERS: dict[str, set[str]] = {
         "flashsale.stack.soak",
         "flashsale.operate.broker",
         "benchmarks.payments",
+        "benchmarks.strategies",
     },
 }
 

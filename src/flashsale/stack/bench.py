@@ -158,6 +158,29 @@ BENCHES: tuple[Bench, ...] = (
         role="payments",
         as_owner=True,
     ),
+    Bench(
+        "strategies",
+        "which ways of guarding a stock oversell, and what catches them",
+        "Thirteen ways that others use, and our two, each in several processes on real stores. Every strategy says beforehand what\n"
+        "each attack does to it. The attacks are arranged: buyers are held between check and act, processes are killed there, or\n"
+        "before their answer, and Redis comes back with an old file. Then a crowd comes, delayed and left to chance. What every\n"
+        "buyer was told is held against what the store has. The full run takes ten minutes and more.\n\n"
+        "The exit status is 1 when a strategy is not as it claims: one that must break was not caught every time, or one that\n"
+        "must not oversell did. Drawn as PNG and SVG beside the result.\n\n"
+        "examples:\n  ./flash bench strategies\n  ./flash bench strategies --quick --json\n"
+        "  ./flash bench strategies --part sql_read_then_write --part asyncio_redis",
+        "benchmarks.strategies",
+        services=("postgres", "rabbitmq"),  # Redis is its own, to be killed
+        roles=(),
+        role="upkeep",
+        parts=(
+            *("sql_read_then_write", "redis_get_then_decr", "cache_aside", "redis_ttl_lock", "redis_lua"),
+            *("redis_decr_compensate", "sql_skip_locked", "sql_for_update", "sql_conditional_update", "sql_optimistic"),
+            *("sql_advisory_lock", "sql_serializable", "queue_single_consumer", ASYNCIO_REDIS, GEVENT_RABBIT),
+        ),
+        programs=("redis-server",),
+        as_owner=True,
+    ),
 )
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.backend.__main__ import PARTS
 from benchmarks.lb.__main__ import PARTS as LB_PARTS
+from benchmarks.strategies.catalogue import STRATEGIES
 from flashsale.settings import Settings
 from flashsale.stack import bench
 from flashsale.stack.exits import Exit, StackError
@@ -44,6 +45,8 @@ def test_the_parts_that_can_be_asked_for_are_those_that_there_are() -> None:
     assert list(row.parts) == list(LB_PARTS)
     assert all(f"\n  {part} " in row.about for part in row.parts)
     assert bench._words(parse("lb", "--part", row.parts[0])) == ["--part", row.parts[0]]
+    (row,) = [one for one in bench.BENCHES if one.name == "strategies"]
+    assert list(row.parts) == list(STRATEGIES)
     assert bench._words(parse("authority")) == []
 
 

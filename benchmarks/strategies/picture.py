@@ -1,0 +1,99 @@
+"""How often a race oversells by the delay between check and act, as PNG and SVG. Colours are Okabe and Ito's."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from benchmarks.backend.picture import BLUE, GREEN, GREY, ORANGE, PURPLE, undated
+from benchmarks.strategies.trials import bounds
+
+SKY, YELLOW, BLACK = "#56B4E9", "#E69F00", "#000000"
+STYLES = ((ORANGE, "o"), (BLUE, "s"), (PURPLE, "^"), (YELLOW, "D"), (SKY, "v"), (BLACK, "P"), (GREEN, "X"))
+SPREAD = 0.012  # of the axis, between neighbours, so that bars do not lie on one another
+
+
+def draw(strategies: Sequence[Mapping[str, Any]], stem: Path) -> list[Path]:
+    """Write ``stem``.png and .svg: a line per strategy that ever oversold in a race, and one for all others together; nothing without races."""
+    storms = {one["title"]: [of for of in one["storms"] if of["spread_ms"]] for one in strategies}
+    storms = {title: of for title, of in storms.items() if of}
+    if not storms:
+        return []
+    figure = Figure(figsize=(8, 8.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+    figure.suptitle("Who sells more than there is, by the delay between check and act", fontsize=13)
+    naive = {title: of for title, of in storms.items() if any(one["oversold_trials"] for one in of)}
+    held = [of for title, of in storms.items() if title not in naive]
+    places = {one["delay_ms"]: place for place, one in enumerate(next(iter(storms.values())))}
+    for number, (title, of) in enumerate(naive.items()):
+        colour, mark = STYLES[number % len(STYLES)]
+        shift = SPREAD * len(places) * (number - (len(naive) - 1) / 2) * 2
+        _rates(above, of, places, shift, colour=colour, mark=mark, label=title)
+        xs = [places[one["delay_ms"]] + shift for one in of]
+        below.plot(xs, [sum(one["oversold"]) / one["trials"] for one in of], color=colour, marker=mark, markersize=6)
+    if held:
+        label = f"the {len(held)} others, together" if naive else f"all {len(held)}, together"
+        _rates(
+            above,
+            [together(column) for column in zip(*held, strict=True)],
+            places,
+            0,
+            colour=GREY,
+            mark=".",
+            label=label,
+        )
+        below.plot(list(places.values()), [0] * len(places), color=GREY, marker=".")
+    of = next(iter(storms.values()))
+    above.set_ylim(-0.03, 1.03)
+    above.set_ylabel("share of races that oversold")
+    above.legend(frameon=False, fontsize=8, loc="center left")
+    below.set_ylabel("units oversold per race")
+    below.set_xlabel("delay between check and act, ms")
+    below.set_xticks(list(places.values()), [f"{delay:g}" for delay in places])
+    for axes in (above, below):
+        axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.text(
+        0.01,
+        -0.005,
+        f"{of[0]['trials']} races per point: {of[0]['stock']} unit, and {of[0]['buyers']} buyers in as many processes, who come within"
+        f" {of[0]['spread_ms']} ms when chance will have it. Bars: Clopper and Pearson, 95%."
+        "\nOurs have no hook there, and are delayed on the way from PostgreSQL, statement by statement.",
+        fontsize=7.5,
+        color="#444444",
+        va="top",
+    )
+    paths = [stem.with_name(f"{stem.name}.{ending}") for ending in ("png", "svg")]
+    for path in paths:
+        figure.savefig(path, dpi=150, bbox_inches="tight", metadata=undated(path))
+    return paths
+
+
+def together(column: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The storms of several strategies that never oversold, with the interval of all their trials."""
+    trials = sum(one["trials"] for one in column)
+    low, high = bounds(0, trials)
+    return {"delay_ms": column[0]["delay_ms"], "oversold_trials": 0, "trials": trials, "low": low, "high": high}
+
+
+def _rates(
+    axes: Axes,
+    of: Sequence[Mapping[str, Any]],
+    places: Mapping[float, int],
+    shift: float,
+    *,
+    colour: str,
+    mark: str,
+    label: str,
+) -> None:
+    rates = [one["oversold_trials"] / one["trials"] for one in of]
+    bars = [
+        [rate - one["low"] for rate, one in zip(rates, of, strict=True)],
+        [one["high"] - rate for rate, one in zip(rates, of, strict=True)],
+    ]
+    xs = [places[one["delay_ms"]] + shift for one in of]
+    axes.errorbar(xs, rates, yerr=bars, color=colour, marker=mark, markersize=6, linewidth=1.2, capsize=3, label=label)
