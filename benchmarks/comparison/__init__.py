@@ -1,4 +1,11 @@
 """The comparison's trials: the same shoppers at both backends, one fresh engine per trial, and what became of everybody.
 
 * ``contract``     what a run leaves behind: folders, files, columns, units; who draws and judges reads nothing else
+* ``scenario``     TOML files in ``scenarios/``: what is asked, who comes, to what, how often
+* ``arrivals``     who comes when; pure, drawn from a seed
+* ``crowd``        what a crowd sends when, and what it makes of the answers; pure
+* ``sockets``      the crowd's connections
+* ``generate``     a trial's shoppers as a process: crowd and sockets, and the raw rows they leave
+* ``flight``       how many were under way at once, from raw intervals; pure
+* ``null``         a server that does nothing, for what the generator itself can do
 """

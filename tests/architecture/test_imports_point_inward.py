@@ -209,7 +209,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # measures the payment worker, in a process of its own
     "benchmarks.payments": {"flashsale.authority", "flashsale.payments", "benchmarks.authority"},
     # sends shoppers and looks on from outside, beside others' judgement: the same wire, and nothing else
-    "benchmarks.comparison": {"flashsale.contract", "flashsale.identity"},
+    "benchmarks.comparison": {"flashsale.contract", "benchmarks.load"},
     # knows HTTP and nothing of sales
     "loadbalancer": set(),
     "loadbalancer.config": set(),  # the launcher prints its table before anything is installed

@@ -1,0 +1,37 @@
+"""A server that does nothing: what the generator sends and hears there is the most it could measure. ``python -m benchmarks.comparison.null``
+prints its port, and answers every request with the same refusal until it is ended.
+
+A protocol on uvloop, as thin as a Python server can be: answers cost it less than any of the engine's, so the ceiling is the generator's.
+"""
+
+import asyncio
+import sys
+from typing import cast
+
+import uvloop
+
+BODY = b'{"type":"about:blank","title":"Sold out","status":409,"verdict":"sold_out"}'
+ANSWER = (
+    b"HTTP/1.1 409 Conflict\r\nContent-Type: application/problem+json\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY
+)
+
+
+class Nothing(asyncio.Protocol):
+    """One connection. The generator has one request out on each, so what has come is one request."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but its class
+
+    def data_received(self, data: bytes) -> None:
+        if data.endswith(b"}"):
+            self._transport.write(ANSWER)
+
+
+async def main() -> None:
+    server = await asyncio.get_running_loop().create_server(Nothing, "127.0.0.1", 0, backlog=4096)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    sys.exit(uvloop.run(main()))
