@@ -196,6 +196,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "flashsale.stack.processes",
         "flashsale.stack.services",
     },
+    # reads what a comparison left behind, and starts nothing
+    "benchmarks.report": {"benchmarks.comparison.contract"},
     # measures the SQL itself, and the sweepers of upkeep
     "benchmarks.authority": {"flashsale.contract", "flashsale.authority", "flashsale.upkeep"},
     # patterns of others, in schemas of their own; ours it starts, plays merchant to, and buys from over the wire

@@ -1,0 +1,182 @@
+"""What one trial came to, as numbers. Pure: tables in, values out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.comparison.contract import ERROR, SOLD, SOLD_OUT, TIMEOUT, UNSENT, Trial
+from benchmarks.report.statistics import RATIO, SHARE, Floats, Scale, Value, average, quantile
+
+NS_PER_MS, NS_PER_S, BYTES_PER_MIB = 1e6, 1e9, float(1 << 20)
+# Everything between a shopper and a verdict. The rest is the instrument.
+SERVING = ("lb", "backend", "worker", "payments", "upkeep", "postgres", "redis", "rabbitmq")
+WITHOUT_VERDICT = (ERROR, TIMEOUT, UNSENT)
+SECOND_BY_SECOND_S = 0.5  # the grain of what processes used over time
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A row of the table of verdicts."""
+
+    key: str
+    title: str
+    unit: str
+    scale: Scale = RATIO
+    more_is_better: bool = False
+    factor: float = 1.0  # of the value, to be shown in its unit
+
+
+# Law: a latency says from when to when. Response is from the intended arrival to the verdict, accepted from there to the first answer
+# that took the wish on.
+METRICS = (
+    Metric("response_mean", "average response (decided)", "ms"),
+    Metric("response_p50", "median response (decided)", "ms"),
+    Metric("response_p95", "p95 response (decided)", "ms"),
+    Metric("response_p99", "p99 response (decided)", "ms"),
+    Metric("accepted_p50", "median until accepted", "ms"),
+    Metric("accepted_p99", "p99 until accepted", "ms"),
+    Metric("throughput", "throughput (decided)", "/s", more_is_better=True),
+    Metric("sellout", "time until sold out", "s"),
+    Metric("cpu", "CPU per decided attempt", "ms"),
+    Metric("memory", "peak memory (PSS)", "MiB"),
+    Metric("errors", "without a verdict", "%", scale=SHARE, factor=100),
+)
+BY_KEY = {metric.key: metric for metric in METRICS}
+QUANTILES = (0.5, 0.95, 0.99, 0.999)
+
+
+@dataclass(frozen=True)
+class Waits:
+    """Of all attempts in milliseconds, sorted, and how many never came to it."""
+
+    times: Floats
+    never: int
+
+    @property
+    def count(self) -> int:
+        return len(self.times) + self.never
+
+
+def waits(requests: pd.DataFrame, end: str = "decided_ns", begin: str = "intended_ns") -> Waits:
+    """From one column to another. Who has no verdict never came to it, whatever was said before."""
+    if end == "decided_ns":
+        decided = requests["decided_ns"].where(~requests["outcome"].isin(WITHOUT_VERDICT))
+    else:
+        decided = requests[end]
+    times = ((decided - requests[begin]) / NS_PER_MS).dropna().to_numpy(dtype=np.float64)
+    return Waits(np.sort(times), len(requests) - len(times))
+
+
+def values(
+    trial: Trial, requests: pd.DataFrame, cpu_s: Mapping[str, float], peak_mib: float
+) -> dict[str, Value | None]:
+    """All metrics of one trial; None where it has none, such as a sell-out in a sale that did not sell out."""
+    response, accepted = waits(requests), waits(requests, "accepted_ns")
+    found: dict[str, Value | None] = {"response_mean": average(response.times, response.never)}
+    for q, name in ((0.5, "p50"), (0.95, "p95"), (0.99, "p99")):
+        found[f"response_{name}"] = quantile(response.times, response.never, q)
+    for q, name in ((0.5, "p50"), (0.99, "p99")):
+        found[f"accepted_{name}"] = quantile(accepted.times, accepted.never, q)
+    decided = len(response.times)
+    span_s = float(requests["decided_ns"].max() - requests["intended_ns"].min()) / NS_PER_S if decided else 0.0
+    found["throughput"] = Value(decided / span_s) if span_s > 0 else None
+    found["sellout"] = _sellout(trial, requests)
+    used = sum(cpu_s.get(role, 0.0) for role in SERVING)
+    found["cpu"] = Value(used * 1000 / decided) if decided and used else None
+    found["memory"] = Value(peak_mib) if peak_mib else None
+    found["errors"] = Value(response.never / len(requests)) if len(requests) else None
+    return found
+
+
+def _sellout(trial: Trial, requests: pd.DataFrame) -> Value | None:
+    """From the first arrival to the last unit's buyer, where somebody was then told that nothing is left."""
+    sold = requests.loc[requests["outcome"] == SOLD, "decided_ns"]
+    if len(sold) < trial.stock or not (requests["outcome"] == SOLD_OUT).any():
+        return None
+    return Value(float(sold.max() - requests["intended_ns"].min()) / NS_PER_S)
+
+
+def cpu_seconds(resources: pd.DataFrame, column: str = "cpu") -> dict[str, float]:
+    """By role. Counters are per process: one that was born after the first look is counted whole."""
+    if resources.empty:
+        return {}
+    frame = resources.assign(cpu=resources["cpu_user_s"] + resources["cpu_sys_s"])
+    first_look = frame["t_ns"].min() + SECOND_BY_SECOND_S * NS_PER_S
+    of_process = frame.sort_values("t_ns").groupby(["role", "pid"])
+    begin, end, born = of_process[column].first(), of_process[column].last(), of_process["t_ns"].first()
+    used = (end - begin.where(born <= first_look, 0.0)).groupby("role").sum()
+    return {str(role): float(seconds) for role, seconds in used.items()}
+
+
+def cores_over_time(resources: pd.DataFrame) -> pd.DataFrame:
+    """Cores in use: a row per half second since the release, a column per role."""
+    return _over_time(resources.assign(value=resources["cpu_user_s"] + resources["cpu_sys_s"]), is_counter=True)
+
+
+def run_delay_over_time(resources: pd.DataFrame) -> pd.DataFrame:
+    """Processes that were ready and had no core, on average: the same shape."""
+    return _over_time(resources.assign(value=resources["run_delay_s"]), is_counter=True)
+
+
+def memory_over_time(resources: pd.DataFrame, column: str = "pss") -> pd.DataFrame:
+    """MiB: the same shape."""
+    return _over_time(resources.assign(value=resources[column] / BYTES_PER_MIB), is_counter=False)
+
+
+def _over_time(frame: pd.DataFrame, *, is_counter: bool) -> pd.DataFrame:
+    grain = SECOND_BY_SECOND_S * NS_PER_S
+    looks = frame.dropna(subset=["value"]).assign(slot=lambda rows: np.floor(rows["t_ns"] / grain))
+    if looks.empty:
+        return pd.DataFrame()
+    table = looks.pivot_table(index="slot", columns=["role", "pid"], values="value", aggfunc="last").astype("float64")
+    # Looks are late when the machine is busy: what was not looked at in a slot stands as it was.
+    table = table.reindex(np.arange(table.index.min(), table.index.max() + 1)).interpolate(limit_area="inside")
+    if is_counter:
+        table = table.diff().clip(lower=0) / SECOND_BY_SECOND_S
+    by_role = table.T.groupby(level="role").sum().T
+    by_role.index = by_role.index * SECOND_BY_SECOND_S
+    return by_role
+
+
+def peak_memory(resources: pd.DataFrame) -> float:
+    """MiB of all that serves, at its largest; 0 where nobody looked."""
+    table = memory_over_time(resources)
+    mine = [role for role in SERVING if role in table.columns]
+    return float(table[mine].sum(axis=1).max()) if mine else 0.0
+
+
+def unaccounted(cpu_s: Mapping[str, float], system: pd.DataFrame) -> float | None:
+    """What the machine used and no process did, as a share of it: kernel threads, and processes that nobody looked at."""
+    if len(system) < 2 or not cpu_s:
+        return None
+    columns = ["cpu_user_s", "cpu_sys_s", "cpu_irq_s"]
+    busy = float(system[columns].iloc[-1].sum() - system[columns].iloc[0].sum())
+    return (busy - sum(cpu_s.values())) / busy if busy > 0 else None
+
+
+def in_flight(requests: pd.DataFrame) -> tuple[Floats, Floats]:
+    """Attempts sent and not decided: moments in seconds, and how many from there on. Who never was decided stays."""
+    sent = requests["sent_ns"].dropna().to_numpy(dtype=np.float64)
+    done = requests.loc[requests["sent_ns"].notna(), "decided_ns"].dropna().to_numpy(dtype=np.float64)
+    moments = np.concatenate([sent, done])
+    order = np.argsort(moments, kind="stable")
+    steps = np.concatenate([np.ones(len(sent)), -np.ones(len(done))])
+    return moments[order] / NS_PER_S, np.cumsum(steps[order])
+
+
+def outcomes(trial: Trial) -> Mapping[str, float]:
+    """Shares."""
+    total = sum(trial.counts.values()) or 1
+    return {outcome: count / total for outcome, count in trial.counts.items()}
+
+
+def fairness(requests: pd.DataFrame, places: int = 20) -> tuple[Floats, Floats] | None:
+    """Who came when, in so many equal groups by intended time, and which share of each got a unit."""
+    ordered = requests.sort_values("intended_ns", kind="stable")
+    if len(ordered) < places * 10 or ordered["intended_ns"].nunique() < places:
+        return None
+    won = (ordered["outcome"] == SOLD).to_numpy(dtype=np.float64)
+    groups = np.array_split(won, places)
+    return (np.arange(places) + 0.5) * 100 / places, np.array([group.mean() for group in groups])

@@ -1,0 +1,114 @@
+"""What of a trial is measured, from servers whose latencies are known."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.report import measures
+from benchmarks.report.reading import Left, UnreadableError, read
+from benchmarks.report.statistics import Value, quantile
+from tests import runs
+
+
+def left(folder: Path, server: runs.Server, **how: float) -> Left:
+    made = runs.MadeUp("peak", {"A": server}, blocks=1, noise_blocks=0, **how)  # type: ignore[arg-type]
+    return read(runs.write(folder, [made])).trials[0]
+
+
+def measured(folder: Path, server: runs.Server, **how: float) -> dict[str, Value | None]:
+    one = left(folder, server, **how)
+    resources = one.frame("resources")
+    cpu_s, peak_mib = measures.cpu_seconds(resources), measures.peak_memory(resources)
+    return measures.values(one.trial, one.frame("requests"), cpu_s, peak_mib)
+
+
+def test_a_constant_is_that_constant_at_every_quantile(tmp_path: Path) -> None:
+    found = measured(tmp_path, runs.constant(40))
+    for key in ("response_mean", "response_p50", "response_p95", "response_p99"):
+        value = found[key]
+        assert value is not None
+        assert value.number == pytest.approx(40, abs=0.001)
+        assert not value.is_bound
+    assert found["errors"] == Value(0.0)
+
+
+@pytest.mark.parametrize(("share", "p95", "p99"), [(0.1, 200, 200), (0.02, 10, 200), (1 / 400, 10, 10)])
+def test_a_label_is_its_quantile(tmp_path: Path, share: float, p95: float, p99: float) -> None:
+    """A well-known comparison of frameworks printed its p95 as p99 for years."""
+    found = measured(tmp_path, runs.bimodal(10, 200, share))
+    assert found["response_p95"] == Value(pytest.approx(p95, abs=0.001))  # type: ignore[arg-type]
+    assert found["response_p99"] == Value(pytest.approx(p99, abs=0.001))  # type: ignore[arg-type]
+
+
+def test_a_second_of_silence_is_everybodys_who_came_in_it(tmp_path: Path) -> None:
+    """Half of two seconds: a generator that waited for its answers would have seen one slow request."""
+    one = left(tmp_path, runs.stalled(5, at_s=0.5, for_s=1.0))
+    waits = measures.waits(one.frame("requests"))
+    assert np.mean(waits.times > 100) == pytest.approx(0.45, abs=0.03)
+    median = quantile(waits.times, waits.never, 0.5)
+    assert median is not None
+    assert median.number == pytest.approx(5, abs=60)
+    p95 = quantile(waits.times, waits.never, 0.95)
+    assert p95 is not None
+    assert p95.number == pytest.approx(905, abs=40)
+
+
+def test_one_of_fifty_without_a_verdict_is_beyond_p99_and_counted(tmp_path: Path) -> None:
+    found = measured(tmp_path, runs.dropping(10, every=50))
+    assert found["response_p99"] == Value(pytest.approx(10, abs=0.001), is_bound=True)  # type: ignore[arg-type]
+    assert found["response_p95"] == Value(pytest.approx(10, abs=0.001))  # type: ignore[arg-type]
+    assert found["errors"] == Value(pytest.approx(0.02))  # type: ignore[arg-type]
+    assert found["response_mean"] is not None
+    assert found["response_mean"].is_bound
+
+
+def test_cpu_is_of_what_serves_and_memory_is_at_its_peak(tmp_path: Path) -> None:
+    found = measured(tmp_path, runs.constant(10))
+    assert found["cpu"] is not None
+    assert found["cpu"].number == pytest.approx(1.0, rel=0.01)  # lb, backend, postgres, redis of what was made up
+    assert found["memory"] is not None
+    # four processes, less 5 MB each that others share; the last look at them was before the last attempt
+    assert found["memory"].number == pytest.approx((60 + 4 * 20 - 4 * 5 + 4 * 1.2) * 1e6 / (1 << 20), rel=0.01)
+
+
+def test_the_counters_of_who_was_born_late_count_whole(tmp_path: Path) -> None:
+    frame = left(tmp_path, runs.constant(10)).frame("resources")
+    used = measures.cpu_seconds(frame)
+    late = frame[(frame["role"] != "lb") | (frame["t_ns"] > 0.7e9)]
+    assert (
+        measures.cpu_seconds(late)["lb"] > used["lb"] + 4
+    )  # five seconds were on its clock when it was first looked at
+    assert measures.cpu_seconds(late)["redis"] == used["redis"]
+
+
+def test_throughput_is_of_decisions_until_the_last_one(tmp_path: Path) -> None:
+    found = measured(tmp_path, runs.constant(10), rate=1000.0)
+    assert found["throughput"] is not None
+    assert found["throughput"].number == pytest.approx(1000, rel=0.02)
+
+
+def test_a_sale_that_did_not_sell_out_has_no_such_time(tmp_path: Path) -> None:
+    assert measured(tmp_path / "a", runs.constant(10), stock=5000)["sellout"] is None
+    found = measured(tmp_path / "b", runs.constant(10), stock=600)["sellout"]
+    assert found is not None
+    assert found.number == pytest.approx(1.0, abs=0.1)
+
+
+def test_in_flight_counts_who_waits(tmp_path: Path) -> None:
+    requests = left(tmp_path, runs.constant(100), rate=1000.0).frame("requests")
+    _, count = measures.in_flight(requests)
+    assert count.max() == pytest.approx(100, rel=0.3)
+    assert count[-1] == 0
+
+
+def test_a_file_that_was_changed_since_is_not_reported(tmp_path: Path) -> None:
+    folder = left(tmp_path, runs.constant(10)).folder
+    (folder / "stock.csv.gz").write_bytes(b"")
+    with pytest.raises(UnreadableError, match=r"stock\.csv\.gz differ"):
+        read(tmp_path)
+
+
+def test_what_is_no_run_is_said_to_be_none(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableError, match=r"is no comparison's run.*run\.json"):
+        read(tmp_path)
