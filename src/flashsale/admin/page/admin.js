@@ -1,12 +1,13 @@
 // Composition: who is signed in, which part of the page is shown, and the beat that keeps it fresh.
 
-import { get, signIn, signOut, whoAmI } from "./api.js";
+import { get } from "./api.js";
 import { aside, message } from "./aside.js";
 import { DeedDialog } from "./deed.js";
 import { by, h, morph } from "./dom.js";
 import { address, purchase, purchases } from "./purchases.js";
 import { record } from "./record.js";
 import { sale, sales } from "./sales.js";
+import { SignIn } from "./signin.js";
 import { deed as words, units, verdict } from "./words.js";
 
 const VERDICT_MS = 5000;
@@ -20,38 +21,21 @@ let shown = null; // {hash, view, name, query}
 let next = 0; // the timer of the next reading
 let saying = 0;
 
-async function start() {
-  try {
-    const who = await whoAmI();
-    if (who) await enter(who);
-    else askToSignIn("");
-  } catch (problem) {
-    askToSignIn(problem.message);
-  }
-}
-
-async function enter(who) {
-  me = { ...who, isOperator: who.role === "operator" };
-  dialog ??= new DeedDialog(await get("/api/actions"), done, failed);
-  by("sign-in").hidden = true;
-  by("top").hidden = false;
-  by("me").replaceChildren(me.name, h("span", { class: "role" }, `, ${me.role}`));
-  await Promise.all([go(), judge()]);
-}
-
-function askToSignIn(why) {
-  me = null;
-  shown = null;
-  clearTimeout(next);
-  if (by("deed").open) by("deed").close();
-  by("top").hidden = by("verdict").hidden = true;
-  by("main").replaceChildren();
-  by("sign-in").hidden = false;
-  by("sign-in-error").textContent = why;
-  by("password").value = "";
-  document.title = "Sign in · Flash sale admin";
-  by("name").select(); // and not only the focus: whoever signs in next has another
-}
+const door = new SignIn({
+  async prepare(who) {
+    dialog ??= new DeedDialog(await get("/api/actions"), done, failed);
+    me = who;
+  },
+  enter: () => Promise.all([go(), judge()]),
+  leave() {
+    me = null;
+    shown = null;
+    clearTimeout(next);
+    by("verdict").hidden = true;
+    by("main").replaceChildren();
+  },
+  say,
+});
 
 // Shows the part of the page that the address names; its heading gets the focus, as a new page's would.
 async function go() {
@@ -82,7 +66,7 @@ async function show() {
     morph(by("main"), view.draw(data, me));
   } catch (problem) {
     if (shown !== mine) return;
-    if (problem.status === 401) return askToSignIn("You were signed out.");
+    if (problem.status === 401) return door.ask("You were signed out.");
     if (!("isUnknown" in problem)) throw problem; // a mistake of ours
     if (problem.isUnknown) next = setTimeout(show, RETRY_MS);
     morph(by("main"), [h("div", { class: "head" }, h("h1", { tabindex: "-1" }, problem.status === 404 ? "Not here" : "Not now")), h("p", { class: "error" }, problem.message)]);
@@ -107,7 +91,7 @@ async function judge() {
     const count = waiting.is ? Object.values(waiting.is).reduce((all, each) => all + each, 0) : 0;
     by("aside-count").textContent = count ? ` ${units(count)}` : "";
   } catch (problem) {
-    if (problem.status === 401) return askToSignIn("You were signed out.");
+    if (problem.status === 401) return door.ask("You were signed out.");
     by("verdict").hidden = false;
     by("verdict").dataset.tone = "warn";
     by("verdict").textContent = problem.message;
@@ -141,33 +125,6 @@ function decoded(text) {
   }
 }
 
-by("sign-in").addEventListener("submit", async (event) => {
-  event.preventDefault();
-  const button = by("sign-in").querySelector("button");
-  if (button.getAttribute("aria-busy")) return;
-  button.setAttribute("aria-busy", "true");
-  by("sign-in-error").textContent = "";
-  try {
-    await enter(await signIn(by("name").value.trim(), by("password").value));
-    by("main").querySelector("h1")?.focus();
-  } catch (problem) {
-    by("sign-in-error").textContent = problem.message;
-    by("password").select();
-  } finally {
-    button.removeAttribute("aria-busy");
-  }
-});
-
-by("sign-out").addEventListener("click", async () => {
-  try {
-    await signOut();
-    askToSignIn("");
-  } catch (problem) {
-    if (problem.status === 401) askToSignIn("");
-    else say(problem.message);
-  }
-});
-
 document.addEventListener("click", (event) => {
   const pressed = event.target.closest?.("[data-deed]");
   if (pressed) dialog.open(pressed.dataset.deed, JSON.parse(pressed.dataset.values));
@@ -183,12 +140,6 @@ document.addEventListener("submit", (event) => {
   else location.hash = wanted;
 });
 
-// A skip link's address is no part of the page: it moves the focus and nothing else.
-document.querySelector(".skip").addEventListener("click", (event) => {
-  event.preventDefault();
-  by("main").focus();
-});
-
 addEventListener("hashchange", go);
 setInterval(() => document.hidden || judge(), VERDICT_MS);
-start();
+door.start();
