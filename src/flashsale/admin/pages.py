@@ -1,4 +1,6 @@
-"""The admin page's files. Its colours and its icon are the shoppers' page's; nothing else is shared, and the shop's servers have none of it."""
+"""The admin page's files, and those of the chart library that is kept with them, as it came. Its colours and its icon are the shoppers'
+page's; nothing else is shared, and the shop's servers have none of it.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,8 +9,11 @@ from flashsale import web
 
 PAGE = "index.html"
 SHARED = ("tokens.css", "icon.svg")
+PAGES = Path(__file__).parent / "page"
+CHARTS = PAGES / "vendor" / "uplot"
 FILES: Mapping[str, web.File] = {
-    **web.read(Path(__file__).parent / "page"),
+    **web.read(PAGES),
+    **web.read(CHARTS),
     **{name: web.FILES[name] for name in SHARED},
 }
 """By name. The page itself is ``PAGE``; under ``/static`` are the others, and it too."""
