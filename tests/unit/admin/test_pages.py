@@ -7,7 +7,7 @@ import pytest
 
 from flashsale.admin.pages import CHARTS, FILES
 
-PAGES = {"index.html": "admin.js"}
+PAGES = {"index.html": "admin.js", "operations.html": "operations.js"}
 OURS = [name for name in FILES if name.endswith(".js") and not (CHARTS / name).exists()]
 
 

@@ -45,7 +45,7 @@ export class DeedDialog {
     by("reason").value = "";
     this.#unplan();
     by("deed").showModal();
-    (by("deed-fields").querySelector("input") ?? by("reason")).focus();
+    (by("deed-fields").querySelector("input, select") ?? by("reason")).focus();
     if (!asked.length) this.#plan();
   }
 
@@ -136,21 +136,23 @@ export class DeedDialog {
   }
 }
 
-function input({ name, form, allowed, help, required, default: otherwise }) {
+function input({ name, form, allowed, choices, help, required, default: otherwise }) {
   const id = `deed-${name}`;
   const type = { number: "text", time: "datetime-local", text: "text" }[form];
   const hint = [help, form === "time" ? "" : allowed].filter(Boolean).join(": ");
+  const own = { id, name, "data-form": form, "aria-describedby": `${id}-hint` };
   return h("p", {},
     h("label", { for: id }, label(name), required ? "" : h("span", { class: "hint" }, " optional")),
-    h("input", { id, name, type, "data-form": form, required, value: otherwise, step: form === "time" ? 1 : null, inputmode: form === "number" ? "numeric" : null,
-      autocomplete: "off", autocapitalize: "off", spellcheck: "false", maxlength: form === "time" ? null : 255, "aria-describedby": `${id}-hint` }),
+    choices ? h("select", own, choices.map((choice) => h("option", { selected: choice === otherwise }, choice)))
+      : h("input", { ...own, type, required, value: otherwise, step: form === "time" ? 1 : null, inputmode: form === "number" ? "numeric" : null,
+        autocomplete: "off", autocapitalize: "off", spellcheck: "false", maxlength: form === "time" ? null : 255 }),
     h("small", { id: `${id}-hint`, class: "hint" }, hint));
 }
 
 // What was typed, as the process reads it: a number as a number, a time with its zone. Empty is not given.
 function given() {
   const values = {};
-  for (const { name, value: typed, dataset } of by("deed-fields").querySelectorAll("input")) {
+  for (const { name, value: typed, dataset } of by("deed-fields").querySelectorAll("input, select")) {
     const text = typed.trim();
     if (!text) continue;
     if (dataset.form === "time") values[name] = new Date(text).toISOString();

@@ -1,6 +1,6 @@
 // Elements from plain calls, and one tree made into another where they differ, so that focus and a reader's place stay.
 
-const SVG = new Set(["svg", "rect", "title"]);
+const SVG = new Set(["svg", "rect", "path", "title"]);
 
 // h("p", {class: "x"}, "text", child): null, undefined and false are left out, of attributes and of children.
 export function h(tag, attributes = {}, ...children) {

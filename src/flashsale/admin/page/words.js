@@ -31,6 +31,10 @@ const DEEDS = {
   "purchase.cancel": ["Cancel the hold", "Give the hold up", true],
   "dlq.requeue": ["Replay", "Replay"],
   "dlq.drop": ["Discard", "Discard for good", true],
+  "balancer.drain": ["Drain the server", "Drain it"],
+  "balancer.undrain": ["Undrain the server", "Give it its share again"],
+  "balancer.weight": ["Change the weight", "Change the weight"],
+  "balancer.algorithm": ["Switch the algorithm", "Switch it"],
 };
 
 const LABELS = {
@@ -38,6 +42,7 @@ const LABELS = {
   hold_seconds: "Seconds a hold lasts", currency: "Currency", price_minor: "Price in minor units", units: "Units", clone: "Name of the clone",
   suffix: "Suffix of its SKUs", purchase: "Purchase", queue: "Queue", message: "Message", buyer_limit: "Units per buyer",
   state: "State", buyer: "Buyer", since: "Held since", until: "Held before", id: "Purchase id",
+  server: "Server", weight: "Weight", algorithm: "Algorithm",
 };
 
 export function units(number) {
