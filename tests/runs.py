@@ -195,14 +195,14 @@ def _trial(folder: Path, made: MadeUp, planned: Planned, rng: np.random.Generato
 def _resources(folder: Path, made: MadeUp, planned: Planned, count: int) -> None:
     per_attempt_s = (made.cpu_ms or {}).get(planned.label.rstrip("2"), 1.0) / 1000  # A2 is A
     roles = {"gen": 0.2, "monitor": 0.02, "lb": 0.2, "backend": 0.4, "postgres": 0.3, "redis": 0.1}
-    looks = np.arange(-0.5, made.seconds + 1.01, 0.1)
+    looks = np.arange(-0.5, made.seconds + 1.01, 0.25)
     with contract.Rows(folder, "resources") as rows, contract.Rows(folder, "system") as system:
         for look, t_s in enumerate(looks):
             done = count * min(1.0, max(0.0, t_s / made.seconds))
             for pid, (role, share) in enumerate(roles.items(), 1000):
                 cpu = 5.0 + done * per_attempt_s * share
                 size = int(60e6 * share + 2e7 + done * 1000)
-                pss = size - 5_000_000 if look % 5 == 0 else None
+                pss = size - 5_000_000 if look % 2 == 0 else None
                 rows.add(
                     round(t_s * 1e9),
                     role,

@@ -13,7 +13,7 @@ NS_PER_MS, NS_PER_S, BYTES_PER_MIB = 1e6, 1e9, float(1 << 20)
 # Everything between a shopper and a verdict. The rest is the instrument.
 SERVING = ("lb", "backend", "worker", "payments", "upkeep", "postgres", "redis", "rabbitmq")
 WITHOUT_VERDICT = (ERROR, TIMEOUT, UNSENT)
-SECOND_BY_SECOND_S = 0.5  # the grain of what processes used over time
+GRAIN_S = 0.5  # the grain of what processes used over time
 
 
 @dataclass(frozen=True)
@@ -98,16 +98,27 @@ def _sellout(trial: Trial, requests: pd.DataFrame) -> Value | None:
     return Value(float(sold.max() - requests["intended_ns"].min()) / NS_PER_S)
 
 
-def cpu_seconds(resources: pd.DataFrame, column: str = "cpu") -> dict[str, float]:
-    """By role. Counters are per process: one that was born after the first look is counted whole."""
+@dataclass(frozen=True)
+class Used:
+    """Seconds by role: on a processor, and ready without one."""
+
+    cpu_s: Mapping[str, float]
+    delay_s: Mapping[str, float]
+
+
+def used(resources: pd.DataFrame) -> Used:
+    """Counters are per process: of one that was born after the first look everything counts."""
     if resources.empty:
-        return {}
-    frame = resources.assign(cpu=resources["cpu_user_s"] + resources["cpu_sys_s"])
-    first_look = frame["t_ns"].min() + SECOND_BY_SECOND_S * NS_PER_S
-    of_process = frame.sort_values("t_ns").groupby(["role", "pid"])
-    begin, end, born = of_process[column].first(), of_process[column].last(), of_process["t_ns"].first()
-    used = (end - begin.where(born <= first_look, 0.0)).groupby("role").sum()
-    return {str(role): float(seconds) for role, seconds in used.items()}
+        return Used({}, {})
+    frame = resources.sort_values("t_ns", kind="stable")
+    key = ["role", "pid"]
+    first, last = (frame.drop_duplicates(key, keep=end).set_index(key).sort_index() for end in ("first", "last"))
+    was_there = (first["t_ns"] <= frame["t_ns"].iloc[0] + GRAIN_S * NS_PER_S).to_numpy(dtype=np.float64)
+    sums: list[dict[str, float]] = []
+    for columns in (["cpu_user_s", "cpu_sys_s"], ["run_delay_s"]):
+        since = last[columns].sum(axis=1) - first[columns].sum(axis=1) * was_there
+        sums.append({str(role): float(seconds) for role, seconds in since.groupby(level="role").sum().items()})
+    return Used(*sums)
 
 
 def cores_over_time(resources: pd.DataFrame) -> pd.DataFrame:
@@ -126,7 +137,7 @@ def memory_over_time(resources: pd.DataFrame, column: str = "pss") -> pd.DataFra
 
 
 def _over_time(frame: pd.DataFrame, *, is_counter: bool) -> pd.DataFrame:
-    grain = SECOND_BY_SECOND_S * NS_PER_S
+    grain = GRAIN_S * NS_PER_S
     looks = frame.dropna(subset=["value"]).assign(slot=lambda rows: np.floor(rows["t_ns"] / grain))
     if looks.empty:
         return pd.DataFrame()
@@ -134,9 +145,9 @@ def _over_time(frame: pd.DataFrame, *, is_counter: bool) -> pd.DataFrame:
     # Looks are late when the machine is busy: what was not looked at in a slot stands as it was.
     table = table.reindex(np.arange(table.index.min(), table.index.max() + 1)).interpolate(limit_area="inside")
     if is_counter:
-        table = table.diff().clip(lower=0) / SECOND_BY_SECOND_S
+        table = table.diff().clip(lower=0) / GRAIN_S
     by_role = table.T.groupby(level="role").sum().T
-    by_role.index = by_role.index * SECOND_BY_SECOND_S
+    by_role.index = by_role.index * GRAIN_S
     return by_role
 
 

@@ -69,7 +69,7 @@ class Results:
 def measure(left: Left) -> Measured:
     """Reads the trial's tables, once."""
     requests, resources = left.frame("requests"), left.frame("resources")
-    cpu_s = measures.cpu_seconds(resources)
+    used = measures.used(resources)
     quantiles = {}
     for name, rows in [("all", requests), *((one, requests[requests["outcome"] == one]) for one in (SOLD, SOLD_OUT))]:
         waits = measures.waits(rows)
@@ -77,11 +77,11 @@ def measure(left: Left) -> Measured:
         quantiles[name]["max"] = Value(float(waits.times[-1]), is_bound=waits.never > 0) if len(waits.times) else None
     return Measured(
         left,
-        measures.values(left.trial, requests, cpu_s, measures.peak_memory(resources)),
+        measures.values(left.trial, requests, used.cpu_s, measures.peak_memory(resources)),
         quantiles,
-        cpu_s,
-        measures.cpu_seconds(resources, "run_delay_s"),
-        measures.unaccounted(cpu_s, left.frame("system")),
+        used.cpu_s,
+        used.delay_s,
+        measures.unaccounted(used.cpu_s, left.frame("system")),
     )
 
 

@@ -19,8 +19,8 @@ def left(folder: Path, server: runs.Server, **how: float) -> Left:
 def measured(folder: Path, server: runs.Server, **how: float) -> dict[str, Value | None]:
     one = left(folder, server, **how)
     resources = one.frame("resources")
-    cpu_s, peak_mib = measures.cpu_seconds(resources), measures.peak_memory(resources)
-    return measures.values(one.trial, one.frame("requests"), cpu_s, peak_mib)
+    used = measures.used(resources)
+    return measures.values(one.trial, one.frame("requests"), used.cpu_s, measures.peak_memory(resources))
 
 
 def test_a_constant_is_that_constant_at_every_quantile(tmp_path: Path) -> None:
@@ -74,12 +74,10 @@ def test_cpu_is_of_what_serves_and_memory_is_at_its_peak(tmp_path: Path) -> None
 
 def test_the_counters_of_who_was_born_late_count_whole(tmp_path: Path) -> None:
     frame = left(tmp_path, runs.constant(10)).frame("resources")
-    used = measures.cpu_seconds(frame)
     late = frame[(frame["role"] != "lb") | (frame["t_ns"] > 0.7e9)]
-    assert (
-        measures.cpu_seconds(late)["lb"] > used["lb"] + 4
-    )  # five seconds were on its clock when it was first looked at
-    assert measures.cpu_seconds(late)["redis"] == used["redis"]
+    before, after = measures.used(frame).cpu_s, measures.used(late).cpu_s
+    assert after["lb"] > before["lb"] + 4  # five seconds were on its clock when it was first looked at
+    assert after["redis"] == before["redis"]
 
 
 def test_throughput_is_of_decisions_until_the_last_one(tmp_path: Path) -> None:
