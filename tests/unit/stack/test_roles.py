@@ -175,7 +175,7 @@ def test_the_tests_see_their_own_settings_and_nobody_elses() -> None:
 
 
 def test_a_backend_needs_its_own_servers_and_what_all_need() -> None:
-    of_all = {"upkeep", "payments", "auditor", *GATEWAYS.values()}
+    of_all = {"upkeep", "payments", "auditor", "stream", *GATEWAYS.values()}
     assert set(roles_of("asyncio_redis")) == {"asyncio_redis"} | of_all
     assert set(roles_of("gevent_rabbit")) == {"gevent_rabbit", "checkout"} | of_all
     assert set(roles_of("mixed")) == {role.name for role in ROLES} - {ADMIN}  # which `up` starts, for people
