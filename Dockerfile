@@ -8,11 +8,11 @@ RUN pip install --no-cache-dir --disable-pip-version-check --root-user-action=ig
         --require-hashes -r /tmp/requirements.lock \
     && rm /tmp/requirements.lock
 
-# By number, so that an orchestrator can see that it is not root. The one directory that is written to belongs to it, and
+# By number, so that an orchestrator can see that it is not root. The directories that are written to belong to it, and
 # a new volume takes its owner from there.
 RUN groupadd --gid 10001 flash \
     && useradd --uid 10001 --gid flash --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin flash \
-    && install -d -o flash -g flash -m 0700 /var/lib/flashsale
+    && install -d -o flash -g flash -m 0700 /var/lib/flashsale /run/flashsale
 
 WORKDIR /app
 COPY . .

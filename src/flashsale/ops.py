@@ -6,7 +6,7 @@ import structlog
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-LOOPBACK = "127.0.0.1"  # operations pages are for this machine, whatever address the shop itself listens on
+from flashsale.life import Life
 
 log = structlog.get_logger()
 
@@ -18,9 +18,10 @@ class Operations:
         self.is_ready: Callable[[], bool] = lambda: False
         self._started = f"{role}.started"
         self._registry = registry
+        Life(registry)
         self._unready = unready
 
-    async def listen(self, port: int, *more: web.RouteDef) -> web.AppRunner:
+    async def listen(self, host: str, port: int, *more: web.RouteDef) -> web.AppRunner:
         """Serve, `more` beside the usual, until the runner is cleaned up; port 0 takes any free one and logs which."""
         app = web.Application()
         app.add_routes(
@@ -33,7 +34,7 @@ class Operations:
         )
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
-        await web.TCPSite(runner, LOOPBACK, port).start()
+        await web.TCPSite(runner, host, port).start()
         log.info(self._started, ops_port=runner.addresses[0][1])
         return runner
 

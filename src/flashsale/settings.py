@@ -23,6 +23,7 @@ FOREIGN_PREFIX = "FLASH_TEST_"  # the test run hands service addresses to pytest
 JWT_SECRET_CHARS_MIN = 32  # HS256 wants a key no shorter than its 256-bit digest
 SECRET = rf"\S{{{JWT_SECRET_CHARS_MIN},1024}}"
 RECEIPT_KEYS_MAX = 8  # a day's receipts need one or two
+TARGETS_MAX = 200
 ADMIN = "admin"
 ASYNCIO_REDIS, GEVENT_RABBIT, MIXED = "asyncio_redis", "gevent_rabbit", "mixed"
 # The servers that shoppers may be sent to, by what the choice is called.
@@ -113,6 +114,8 @@ class Setting(NamedTuple):
 ON_OFF = _one_of("on", "off")
 PORT = _integer(0, 65535)
 ORIGIN = r"https://[A-Za-z0-9.-]+(:[0-9]{1,5})?|http://(127\.0\.0\.1|localhost|\[::1\]):[0-9]{1,5}"
+_TARGET = r"[a-z][a-z_]{0,31}-[0-9]{1,3}=http://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}"
+TARGETS = rf"{_TARGET}(,{_TARGET}){{0,{TARGETS_MAX - 1}}}"
 PASSWORD = _matching(r"[A-Za-z0-9_.~-]{16,128}", "16 to 128 characters of A-Z a-z 0-9 _ . ~ -")
 
 TABLE: tuple[Setting, ...] = (
@@ -121,6 +124,8 @@ TABLE: tuple[Setting, ...] = (
     Setting("host", "127.0.0.1", Kind("an IP address, or localhost", _host), "the address every listener binds to"),
     Setting("port", 8080, PORT, "the port of `up`: the balancer's, and its servers follow; 0 = any free one"),
     Setting("ops_port", 9080, PORT, "first operations port (/readyz, /metrics) of `up`; 0 = any free one"),
+    Setting("ops_host", "127.0.0.1", Kind("an IP address, or localhost", _host),
+            "the address operations ports bind to, where anybody may read and nothing is changed; containers have a network of their own for it"),
     Setting("role", "", _matching(r"[a-z][a-z_]{0,31}", "a role name"), "which role this process plays; set by the launcher"),
     Setting("instance", 0, _integer(0, 999), "which of its role's processes this is; set by the launcher"),
     Setting("auth", "jwt", _one_of("jwt", "off"),
@@ -148,6 +153,11 @@ TABLE: tuple[Setting, ...] = (
     Setting("upkeep_processes", 1, _integer(1, 8), "how many upkeep processes `up` starts"),
     Setting("auditor_processes", 1, _integer(0, 1), "how many auditors `up` and `demo` keep running"),
     Setting("auditor_url", "", _url("http"), "the operations port of the auditor on watch, for the admin page; set by the launcher"),
+    Setting("admin_targets", "", _matching(TARGETS, "role-0=http://host:port,…"),
+            "whose metrics the operations page shows, each with its operations port; set by the launcher"),
+    Setting("balancer_socket", "", _matching(r"/\S{1,255}", "a path"), "the balancer's LB_ADMIN_SOCKET, for the operations page; set by the launcher"),
+    Setting("benchmark_progress", REPOSITORY / ".flash" / "benchmarks" / "running.json", Kind("a file", lambda text: Path(text).expanduser().absolute()),
+            "where a comparison that runs writes how far it is, for the operations page; set by the launcher"),
     Setting("admin_processes", 1, _integer(0, 1), "may `up` start the admin page; one, because its process keeps who is signed in"),
     Setting("admin_port", 7080, PORT, "the port of the admin page that `up` starts, on loopback whatever FLASH_HOST says; 0 = any free one"),
     Setting("admin_origin", "", _matching(ORIGIN, "https://host[:port], or http:// with a loopback address"),
@@ -207,6 +217,7 @@ class Settings:
     host: str
     port: int
     ops_port: int
+    ops_host: str
     role: str
     instance: int
     auth: str
@@ -228,6 +239,9 @@ class Settings:
     upkeep_processes: int
     auditor_processes: int
     auditor_url: str
+    admin_targets: str
+    balancer_socket: str
+    benchmark_progress: Path
     admin_processes: int
     admin_port: int
     admin_origin: str
@@ -332,6 +346,16 @@ class Settings:
     def receipt_secrets(self) -> list[str]:
         """The secrets in ``receipt_keys``."""
         return self.receipt_keys.split()
+
+    @property
+    def targets(self) -> dict[tuple[str, int], str]:
+        """The base URLs in ``admin_targets``, by role and number."""
+        found = {}
+        for target in filter(None, self.admin_targets.split(",")):
+            name, _, url = target.partition("=")
+            role, _, number = name.rpartition("-")
+            found[role, int(number)] = url
+        return found
 
     @property
     def gateway_urls(self) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What processes tell Prometheus, after purchases whose numbers are known: every series of asyncio_redis, and that it all adds up."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Mapping
 
@@ -18,6 +19,7 @@ BUYERS = 5
 WITHIN_SECONDS = 60.0
 COUNTERS = {"attempts", "gate_answers", "refused_at_once", "stream_frames", "stream_conflated", "stream_evicted"}
 GAUGES = {"in_flight", "in_flight_limit", "gate_up", "authority_up", "stream_viewers", "stream_age_seconds"}
+LIFE = {"process_cpu_seconds", "process_resident_memory_bytes", "process_start_time_seconds", "flash_process_info"}
 HISTOGRAMS = {"attempt_seconds", "gate_seconds", "batch_attempts", "commit_seconds", "loop_lag_seconds"}
 
 Samples = Mapping[tuple[str, str], float]  # (name, label value) → value
@@ -27,8 +29,10 @@ async def scrape(stage: Stage) -> tuple[dict[str, str], Samples]:
     """The types of all families, and all samples but the buckets."""
     async with stage.session.get(f"http://127.0.0.1:{stage.servers[0].ops_port}/metrics") as answer:
         families = list(text_string_to_metric_families(await answer.text()))
-    own = [family for family in families if not family.name.endswith("_created")]  # the library's, beside its counters
-    assert all(family.name.startswith("flashsale_") for family in own)
+    own = [family for family in families if family.name.startswith("flashsale_")]
+    # the library's, beside its counters, and what the process takes
+    others = {family.name for family in families if family not in own and not family.name.endswith("_created")}
+    assert others == LIFE
     types = {family.name.removeprefix("flashsale_"): family.type for family in own}
     samples = {
         (sample.name.removeprefix("flashsale_"), "".join(sample.labels.values())): sample.value
@@ -125,3 +129,10 @@ async def test_a_worker_tells_of_its_batches_and_of_the_oldest_in_hand(template:
     assert told["checkout_batch_attempts_sum"] == told["checkout_decided_total held"] == BUYERS
     assert 1 <= told["checkout_batch_attempts_count"] <= BUYERS
     assert told["checkout_batch_seconds_sum"] > 0
+    assert told["checkout_decided_seconds_count"] == BUYERS
+    assert told["checkout_decided_seconds_sum"] > 0
+    assert stage.workers[0].child is not None
+    assert told[f"flash_process_info {stage.workers[0].child.pid}"] == 1
+    assert told["process_cpu_seconds_total"] > 0
+    assert told["process_resident_memory_bytes"] > 2**20
+    assert abs(time.time() - told["process_start_time_seconds"]) < 10 * PATIENCE_SECONDS

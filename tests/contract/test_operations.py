@@ -17,6 +17,7 @@ from tests.patience import PATIENCE_SECONDS
 
 KEY = "operator-key-0001"
 RECORD = "SELECT flash.record_operation($1, $2, $3, $4, $5, '{}'::jsonb)"
+RECORD_ELSEWHERE = "SELECT flash.record_elsewhere($1, $2, $3, $4, $5, '{}'::jsonb)"
 
 
 @pytest.fixture
@@ -41,6 +42,21 @@ async def test_a_key_that_did_something_else_is_refused(owner: asyncpg.Connectio
     await owner.fetchval(RECORD, KEY, "ana", "sale.pause", "s", "a fire drill")
     with pytest.raises(asyncpg.InvalidParameterValueError, match=r"was used for sale\.pause of s"):
         await owner.fetchval(RECORD, KEY, "ana", *other, "a fire drill")
+
+
+async def test_what_is_done_elsewhere_is_recorded_and_nothing_else_is(
+    owner: asyncpg.Connection, database: Database
+) -> None:
+    deeds = ["dlq.requeue", "dlq.drop", "balancer.drain", "balancer.undrain", "balancer.weight", "balancer.algorithm"]
+    for number, url in enumerate((database.operator_url, database.admin_url)):
+        async with connected(url) as connection:
+            for place, deed in enumerate(deeds):
+                await connection.execute(RECORD_ELSEWHERE, f"{KEY}-{number}-{place}", "ana", deed, "a", "why")
+    assert [row["action"] for row in await owner.fetch("SELECT action FROM flash.operation ORDER BY id")] == 2 * deeds
+    for deed in ("sale.pause", "balancer.remove", "dlq"):
+        with pytest.raises(OperationError, match="is recorded where it is done"):
+            async with connected(database.admin_url) as connection:
+                await connection.execute(RECORD_ELSEWHERE, f"{KEY}-x", "ana", deed, "a", "why")
 
 
 @pytest.mark.parametrize(

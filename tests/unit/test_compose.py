@@ -213,7 +213,9 @@ def test_a_process_gets_the_secrets_and_addresses_that_the_launcher_gives_it(nam
         expected, database = one_shot_environment(ONE_SHOTS[name], settings, urls), ONE_SHOTS[name].database
     else:
         seats = [Seat(role, 0, 1, 2) for role in STARTED]
-        links = payment_links(seats, settings, Instance(tmp_path, "up")) | {ADMIN: admin_links(seats, settings)}
+        links = payment_links(seats, settings, Instance(tmp_path, "up")) | {
+            ADMIN: admin_links(seats, settings, tmp_path)
+        }
         expected = role_environment(ROLE_BY_NAME[name], settings, urls) | links.get(name, {})
         database = ROLE_BY_NAME[name].database
     environment = environment_of(name)
@@ -228,6 +230,19 @@ def test_the_admin_page_is_reached_at_its_published_port_and_by_nobody_else() ->
         assert resolved(SERVICES[ADMIN]["ports"][0], given) == f"127.0.0.1:{port}:8080"
     own = set(SERVICES[ADMIN]["networks"]) - {"stores"}
     assert [name for name in SERVICES if own & set(SERVICES[name]["networks"])] == [ADMIN]
+
+
+def test_the_operations_page_asks_every_process_but_the_banks_and_the_balancer_where_it_listens() -> None:
+    settings = Settings.load(environment_of(ADMIN))
+    asked = {role.name for role in ROLES} - set(GATEWAYS.values())
+    assert settings.targets == {(role, 0): f"http://{role}:9080" for role in asked}
+    assert settings.auditor_url == settings.targets["auditor", 0]
+    assert {environment_of(name)["FLASH_OPS_HOST"] for name in asked} == {"0.0.0.0"}
+    path = environment_of(BALANCER)["LB_ADMIN_SOCKET"]
+    assert settings.balancer_socket == path
+    [volume] = [each for each in SERVICES[BALANCER]["volumes"] if path.startswith(each.split(":")[1] + "/")]
+    assert volume in SERVICES[ADMIN]["volumes"]
+    assert volume.split(":")[1] in DOCKERFILE, "else the volume is root's"
 
 
 def test_every_process_is_told_the_same_address_of_a_store() -> None:
@@ -353,10 +368,11 @@ def test_what_must_survive_is_on_a_volume_of_its_own() -> None:
         name: [source for source, _, _ in (v.partition(":") for v in service.get("volumes", [])) if source[0] != "."]
         for name, service in SERVICES.items()
     }
+    socket = "balancer"  # nothing of it survives
     assert {name: volumes for name, volumes in named.items() if volumes} == {
-        name: [name] for name in (*SERVICE_ORDER, *GATEWAYS.values(), ADMIN)
-    }
-    assert set(COMPOSE["volumes"]) == {*SERVICE_ORDER, *GATEWAYS.values(), ADMIN}
+        name: [name] for name in (*SERVICE_ORDER, *GATEWAYS.values())
+    } | {ADMIN: [ADMIN, socket], BALANCER: [socket]}
+    assert set(COMPOSE["volumes"]) == {*SERVICE_ORDER, *GATEWAYS.values(), ADMIN, socket}
     assert environment_of(ADMIN)["FLASH_ADMIN_USERS"].startswith(SERVICES[ADMIN]["volumes"][0].partition(":")[2] + "/")
     for role in GATEWAYS.values():
         journal = environment_of(role)["FLASH_GATEWAY_JOURNAL"]

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-from flashsale.operate import dlq, purchase, sale
+from flashsale.operate import balancer, dlq, purchase, sale
 from flashsale.operate.context import Change, Context, Deed
 from flashsale.operate.fields import Field, Kind, one_of
 
@@ -50,6 +50,10 @@ async def _do_message(action: str, asked: Asked, by: Deed, context: Context) -> 
     return await dlq.do(action, asked["queue"], asked["message"], by, context)
 
 
+async def _plan_balancer(verb: str, asked: Asked, _: Deed, context: Context) -> list[Change]:
+    return await balancer.plan(verb, asked, context)
+
+
 ACTIONS: Mapping[str, Action] = {
     **{
         f"sale.{name}": Action(verb.means, verb.places + verb.options, partial(sale.plan, name), partial(sale.do, name))
@@ -64,5 +68,9 @@ ACTIONS: Mapping[str, Action] = {
     **{
         f"dlq.{name}": Action(means, (QUEUE, MESSAGE), partial(_plan_message, name), partial(_do_message, name))
         for name, means in dlq.DEEDS.items()
+    },
+    **{
+        f"balancer.{name}": Action(verb.means, verb.fields, partial(_plan_balancer, name), partial(balancer.do, name))
+        for name, verb in balancer.VERBS.items()
     },
 }

@@ -63,20 +63,21 @@ class Figures:
         try:
             limit = aiohttp.ClientTimeout(total=AUDITOR_SECONDS)
             async with self._session.get(f"{self._auditor_url}/report", timeout=limit) as answer:
-                report = json.loads(await _whole(answer.content))
+                report = json.loads(await whole_body(answer.content, REPORT_BYTES_MAX))
                 shown = ("clean", "ready", "passes", "failed_passes", "age_s", "violations", "findings")
                 return {name: report[name] for name in shown}
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
             raise OperationError(f"the auditor does not answer: {str(error) or type(error).__name__}") from error
 
 
-async def _whole(content: aiohttp.StreamReader) -> bytes:
+async def whole_body(content: aiohttp.StreamReader, bytes_max: int) -> bytes:
+    """All of an answer. Raises ValueError for a longer one."""
     # One read is answered with what has come so far.
     body = b""
     while part := await content.readany():
         body += part
-        if len(body) > REPORT_BYTES_MAX:
-            raise ValueError(f"its report is longer than {REPORT_BYTES_MAX} bytes")
+        if len(body) > bytes_max:
+            raise ValueError(f"its answer is longer than {bytes_max} bytes")
     return body
 
 

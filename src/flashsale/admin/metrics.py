@@ -17,4 +17,9 @@ class Metrics:
             ["outcome"],
             registry=self.registry,
         )
+        self.viewers = Gauge(
+            "flash_admin_viewers",
+            "Who looks at the operations page; while nobody does, nothing is read.",
+            registry=self.registry,
+        )
         self.sessions = Gauge("flash_admin_sessions", "Who is signed in, or was a while ago.", registry=self.registry)

@@ -19,6 +19,7 @@ from flashsale.admin.actions import ACTIONS, MESSAGE, QUEUE, Action
 from flashsale.admin.figures import Figures
 from flashsale.admin.guard import CSRF_HEADER, HEADERS, READS, Door, is_token
 from flashsale.admin.metrics import Metrics
+from flashsale.admin.operations.stream import Stream
 from flashsale.admin.pages import FILES, PAGE
 from flashsale.admin.sessions import IDLE_SECONDS, Session, Sessions, Throttle
 from flashsale.admin.turns import FullError, Turns
@@ -40,6 +41,7 @@ OPERATIONS_MAX, OPERATIONS_PAGE = 200, 50
 MESSAGES_MAX = 200  # of a dead-letter queue, the latest
 OF_A_SUBJECT = 20  # operations shown beside what they were done to
 PROBLEM = "application/problem+json"
+FIGURES_PAGE = "operations.html"
 
 # What a refusal of those who do the work is called here; the first that fits.
 _STATUSES: Mapping[type[Exception], int] = {
@@ -65,6 +67,7 @@ def _any(text: str) -> str:
 REASON = Field("reason", Kind(f"1 to {REASON_CHARS_MAX} printable characters: why", _reason))
 KEY = matching(re.compile(r"[A-Za-z0-9_-]{16,64}", re.ASCII), "16 to 64 of A-Z a-z 0-9 _ -")
 SIGN_IN = tuple(Field(name, Kind(f"1 to {PASSWORD_CHARS_MAX} characters", _any)) for name in ("name", "password"))
+SERVER_VERB = Field("verb", fields.one_of("drain", "undrain", "weight"))
 SUBJECT = Field("subject", Kind("1 to 200 printable characters", fields.TEXT.parse), required=False)
 LOOK_BACK = (
     SUBJECT,
@@ -87,12 +90,21 @@ class Routes:
     """The routes of the process: who is signed in, and the bound of what is worked on at once."""
 
     def __init__(
-        self, door: Door, users: Users, context: Context, figures: Figures, *, looking: asyncio.Lock, metrics: Metrics
+        self,
+        door: Door,
+        users: Users,
+        context: Context,
+        figures: Figures,
+        stream: Stream,
+        *,
+        looking: asyncio.Lock,
+        metrics: Metrics,
     ) -> None:
         self._door = door
         self._users = users
         self._context = context
         self._figures = figures
+        self._stream = stream
         self._metrics = metrics
         self._sessions = Sessions()
         self._throttle = Throttle()
@@ -107,6 +119,7 @@ class Routes:
         app.middlewares.extend((self._dressed, self._answered, self._guarded))
         for path, handler in (
             ("/", self.get_page),
+            ("/operations", self.get_operations_page),
             ("/static/{file}", self.get_static),
             ("/api/session", self.get_session),
             ("/api/actions", self.get_actions),
@@ -117,19 +130,23 @@ class Routes:
             ("/api/dlq/{queue}", self.get_messages),
             ("/api/dlq/{queue}/message", self.get_message),
             ("/api/operations", self.get_operations),
+            ("/api/operations/stream", self.get_stream),
         ):
             app.router.add_get(path, handler)
         app.router.add_post("/api/session", self.sign_in)
         app.router.add_post("/api/session/end", self.sign_out)
         app.router.add_post("/api/plans/{action}", self.plan)
         app.router.add_post("/api/deeds/{action}", self.do)
+        app.router.add_post("/api/balancer/servers/{server}", self.change_server)
+        app.router.add_post("/api/balancer/algorithm", self.change_algorithm)
 
     # --- before and behind every route
 
     @web.middleware
     async def _dressed(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         response = await handler(request)
-        response.headers.update(HEADERS)
+        if not response.prepared:  # a stream has its own by then
+            response.headers.update(HEADERS)
         return response
 
     @web.middleware
@@ -176,17 +193,36 @@ class Routes:
         session = None if token is None else self._sessions.find(token, time.monotonic())
         if token is None or session is None:
             raise ProblemError(401, "sign in first")
-        user = self._users.find(session.name)
-        if user is None or user.password != session.password:
+        user = self._known(session)
+        if user is None:
             self._sessions.end(token)
             raise ProblemError(401, "sign in again")
         return user, session
+
+    def _known(self, session: Session) -> User | None:
+        user = self._users.find(session.name)
+        return user if user is not None and user.password == session.password else None
+
+    def _is_signed_in(self, token: str) -> bool:
+        # by a look at the session that does not prolong it
+        session = self._sessions.last(token, time.monotonic())
+        try:
+            return session is not None and self._known(session) is not None
+        except UsersError:
+            return False
 
     # --- the page
 
     async def get_page(self, _: web.Request) -> web.Response:
         """``GET /``."""
         return web.Response(body=FILES[PAGE].body, headers=FILES[PAGE].headers)
+
+    async def get_operations_page(self, _: web.Request) -> web.Response:
+        """``GET /operations``."""
+        file = FILES.get(FIGURES_PAGE)
+        if file is None:
+            raise web.HTTPNotFound
+        return web.Response(body=file.body, headers=file.headers)
 
     async def get_static(self, request: web.Request) -> web.Response:
         """``GET /static/{file}``."""
@@ -298,6 +334,11 @@ class Routes:
         shown = rows[: asked["last"]]
         return _json({"operations": shown, "before": shown[-1]["id"] if len(rows) > len(shown) else None})
 
+    async def get_stream(self, request: web.Request) -> web.StreamResponse:
+        """``GET /api/operations/stream``: what the operations page shows, again and again."""
+        token = request.cookies[self._door.cookie]
+        return await self._stream.serve(request, lambda: self._is_signed_in(token))
+
     # --- changing
 
     async def plan(self, request: web.Request) -> web.Response:
@@ -313,7 +354,27 @@ class Routes:
         """``POST /api/deeds/{action}``: does it once per ``Idempotency-Key``, and tells what is on record."""
         name, action, document = await self._asked(request)
         key = _key(request)
-        asked = fields.read((*action.fields, REASON), document)
+        return await self._do(request, name, fields.read((*action.fields, REASON), document), key)
+
+    async def change_server(self, request: web.Request) -> web.Response:
+        """``POST /api/balancer/servers/{server}``: a deed whose name, subject and key stand where the page has them."""
+        document = await self._operators(request)
+        verb = fields.read((SERVER_VERB,), {"verb": document.pop("verb", None)})["verb"]
+        name = f"balancer.{verb}"
+        told = {**document, "server": request.match_info["server"]}
+        return await self._do_told(request, name, told)
+
+    async def change_algorithm(self, request: web.Request) -> web.Response:
+        """``POST /api/balancer/algorithm``: the same of how a server is chosen."""
+        return await self._do_told(request, "balancer.algorithm", await self._operators(request))
+
+    async def _do_told(self, request: web.Request, name: str, document: dict[str, Any]) -> web.Response:
+        asked = fields.read((*ACTIONS[name].fields, REASON, Field("key", KEY)), document)
+        key = asked.pop("key")
+        return await self._do(request, name, asked, key)
+
+    async def _do(self, request: web.Request, name: str, asked: dict[str, Any], key: str) -> web.Response:
+        action = ACTIONS[name]
         by = Deed(request["user"].name, asked.pop("reason"), key)
         async with self._at(name):
             try:
@@ -339,16 +400,26 @@ class Routes:
             yield
 
     async def _asked(self, request: web.Request) -> tuple[str, Action, dict[str, Any]]:
-        if request["user"].role is not Role.OPERATOR:
-            raise ProblemError(403, "you may look, and change nothing")
+        _require_operator(request)
         name = request.match_info["action"]
         if name not in ACTIONS:
             raise ProblemError(404, f"there is no action {name[:64]}")
         return name, ACTIONS[name], await _document(request)
 
+    async def _operators(self, request: web.Request) -> dict[str, Any]:
+        _require_operator(request)
+        return await _document(request)
+
 
 # Everything else asks for a session, what is forgotten here included.
-_PUBLIC = frozenset({Routes.get_page, Routes.get_static, Routes.get_session, Routes.sign_in})
+_PUBLIC = frozenset(
+    {Routes.get_page, Routes.get_operations_page, Routes.get_static, Routes.get_session, Routes.sign_in}
+)
+
+
+def _require_operator(request: web.Request) -> None:
+    if request["user"].role is not Role.OPERATOR:
+        raise ProblemError(403, "you may look, and change nothing")
 
 
 def _session(user: User, session: Session) -> dict[str, Any]:

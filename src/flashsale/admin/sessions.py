@@ -56,16 +56,25 @@ class Sessions:
         session = self._sessions.get(key)
         if session is None:
             return None
-        if now - session.seen > IDLE_SECONDS or now - session.began > WHOLE_SECONDS:
+        if _is_over(session, now):
             del self._sessions[key]
             return None
         session.seen = now
         self._sessions.move_to_end(key)
         return session
 
+    def last(self, token: str, now: float) -> Session | None:
+        """The same, and it does not live on by that: who only leaves a page open is not there."""
+        session = self._sessions.get(_digest(token))
+        return None if session is None or _is_over(session, now) else session
+
     def end(self, token: str) -> None:
         """It is over, if it was not already."""
         self._sessions.pop(_digest(token), None)
+
+
+def _is_over(session: Session, now: float) -> bool:
+    return now - session.seen > IDLE_SECONDS or now - session.began > WHOLE_SECONDS
 
 
 def _digest(token: str) -> bytes:

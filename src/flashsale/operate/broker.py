@@ -8,13 +8,14 @@ at often.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 
 from flashsale.operate.context import AwayError, OperationError
+from flashsale.operate.watching import Queues
 from flashsale.payments import queues
 from flashsale.queued import topology
 
@@ -30,6 +31,9 @@ TAKEN_MAX = 20_000  # messages in hand at once; more are looked at when these ar
 
 # Where what was set aside came from, when a message does not say so itself.
 DEAD_QUEUES = {queues.DEAD: queues.PAYMENTS, topology.DEAD: ""}
+
+# Those that somebody works on.
+WORKED = (*(queue.name for queue in topology.SHARD_QUEUES), queues.PAYMENTS)
 
 
 class Aside:
@@ -124,6 +128,29 @@ async def counted(url: str, names: Sequence[str]) -> list[int]:
         try:
             async with asyncio.timeout(CALL_SECONDS):
                 return [await _count(connection, queue) for queue in names]
+        finally:
+            await _end(connection)
+    except (OSError, TimeoutError, aio_pika.exceptions.AMQPError, RuntimeError) as error:
+        raise AwayError(f"RabbitMQ does not answer: {str(error) or type(error).__name__}") from error
+
+
+async def looks(url: str) -> AsyncGenerator[Queues, None]:
+    """How long the queues are, once whenever the next is asked for. Raises ``AwayError``."""
+    try:
+        connection = await aio_pika.connect(url, timeout=CONNECT_SECONDS)
+        try:
+            channel = None
+            while True:
+                found = {}
+                async with asyncio.timeout(CALL_SECONDS):
+                    for name in (*WORKED, *DEAD_QUEUES):
+                        channel = channel or await connection.channel()
+                        try:
+                            declared = (await channel.declare_queue(name, passive=True)).declaration_result
+                            found[name] = (declared.message_count or 0, declared.consumer_count or 0)
+                        except aio_pika.exceptions.ChannelNotFoundEntity:
+                            found[name], channel = (0, 0), None  # which has closed it
+                yield Queues({name: found[name] for name in WORKED}, {name: found[name] for name in DEAD_QUEUES})
         finally:
             await _end(connection)
     except (OSError, TimeoutError, aio_pika.exceptions.AMQPError, RuntimeError) as error:

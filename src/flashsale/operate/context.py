@@ -20,6 +20,7 @@ class Context(NamedTuple):
     rabbitmq: str
     gateways: Mapping[str, str]  # by way to pay
     json: bool
+    balancer: str = ""  # the unix socket where it is changed
 
 
 class Deed(NamedTuple):

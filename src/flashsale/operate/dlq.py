@@ -23,7 +23,7 @@ DEEDS = {
 }
 # Told before it is done: the second of two commands with one key is told that it was done before, and does what is left of it.
 # But for the end of all: what has come since then is in no record, so the same key ends nothing more.
-_RECORD = "SELECT record_message($1, $2, $3, $4, $5, $6)"
+_RECORD = "SELECT record_elsewhere($1, $2, $3, $4, $5, $6)"
 _RECORDED = "SELECT EXISTS (SELECT FROM operation WHERE key = $1 AND action = $2 AND subject = $3)"
 
 

@@ -44,7 +44,10 @@ async def serve(settings: Settings) -> None:
         Webhook(authority, settings.webhook_secret, metrics).add_to(app)
     operations = Operations(ROLE, metrics.registry, "not consuming")
     operations.is_ready = lambda: consumer.is_consuming
-    runners = [await _listen(app, settings.host, settings.port), await operations.listen(settings.ops_port)]
+    runners = [
+        await _listen(app, settings.host, settings.port),
+        await operations.listen(settings.ops_host, settings.ops_port),
+    ]
     log.info("payments.listens", port=settings.port, in_hand_max=IN_HAND_MAX)
 
     consuming = asyncio.create_task(consumer.run(), name="consumer")

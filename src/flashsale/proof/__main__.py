@@ -34,7 +34,7 @@ async def serve(settings: Settings) -> None:
     # From the start, and whatever a pass meets: a shop is not kept from selling by large books, a bank that is away or a damaged
     # journal. How old the last good pass is, the report and the metrics say.
     operations.is_ready = lambda: True
-    runner = await operations.listen(settings.ops_port, web.get("/report", report))
+    runner = await operations.listen(settings.ops_host, settings.ops_port, web.get("/report", report))
     while not stopping.is_set():
         # Whatever a pass was doing when told to stop, it was only reading.
         passing = asyncio.create_task(watch.round())

@@ -28,7 +28,7 @@ async def serve(settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     # The port opens before PostgreSQL is there: a process that waits for it is alive and not ready, and must say so.
     operations = Operations(ROLE, metrics.registry, "not consuming")
-    runner = await operations.listen(settings.ops_port)
+    runner = await operations.listen(settings.ops_host, settings.ops_port)
     work = asyncio.create_task(_work(settings, operations), name=ROLE)
     stopped = asyncio.create_task(stop.wait())
     try:

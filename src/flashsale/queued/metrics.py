@@ -5,11 +5,14 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from flashsale.contract.verdict import Verdict
 from flashsale.counts import Histogram, Tally
 
-SECONDS_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
+SECONDS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 SIZE_BUCKETS = tuple(2.0**power for power in range(10))  # to half of what a worker may have in hand of a shard
 
 registry = CollectorRegistry()
 decided = Tally(registry, "flashsale_checkout_decided", "Attempts decided, by verdict.", "verdict", Verdict)
+decided_seconds = Histogram(
+    registry, "flashsale_checkout_decided_seconds", "Seconds from a queued attempt to its verdict.", SECONDS_BUCKETS
+)
 batch_sizes = Histogram(
     registry, "flashsale_checkout_batch_attempts", "Attempts in a batch that was decided.", SIZE_BUCKETS
 )

@@ -127,9 +127,11 @@ class Worker:
             # it broke a constraint when decided alone, so PostgreSQL has no verdict of it yet: fence it, durably
             await self._set_aside([(attempt.rid, attempt.purchase) for attempt in poisoned], "data")
         await self._start_payments(attempts, decisions)
-        for attempt, decision in zip(attempts, decisions, strict=True):
+        now = time.time()
+        for attempt, decision, queued in zip(attempts, decisions, batch, strict=True):
             verdict = decision.verdict or Verdict.TRY_LATER
             metrics.decided[verdict] += 1
+            metrics.decided_seconds.observe(max(now - message.queued_at(queued), 0.0))  # by a clock behind PostgreSQL's
             version = decision.purchase.version if decision.purchase else 0
             told.append(feed.Told(attempt.rid, verdict, attempt.purchase, version))
         metrics.batch_sizes.observe(len(batch))

@@ -28,7 +28,7 @@ from flashsale.stack.roles import (
     Role,
     roles_of,
 )
-from flashsale.stack.state import Instance, admin_socket, admin_users, jwt_secret
+from flashsale.stack.state import Instance, admin_socket, admin_users, jwt_secret, progress_file
 from flashsale.stack.supervisor import Process, ProcessSpec, Supervisor
 
 OPEN_FILES_WANTED = 65_536  # a server's sockets, and the shoppers' in a demo
@@ -40,7 +40,20 @@ SOCKET_PATH_CHARS_MAX = 101
 ROLE_READY_WITHIN_S = 60.0  # once every service that it waits for is there
 SERVICE_ORDER = ("postgres", "redis", "rabbitmq")
 # Given per process or per identity below; the rest of the settings is handed on as the user gave it.
-_OWN_WAY = frozenset({"home", "port", "ops_port", "role", "instance", "apt", "admin_port", "admin_users"})
+_OWN_WAY = frozenset(
+    {
+        "home",
+        "port",
+        "ops_port",
+        "role",
+        "instance",
+        "apt",
+        "admin_port",
+        "admin_users",
+        "ops_host",
+        "benchmark_progress",
+    }
+)
 
 
 PAYMENTS = "payments"
@@ -189,7 +202,9 @@ async def running_stack(
             # The balancers' ports come first: FLASH_PORT is where shoppers go.
             balancers = [ports.seat(BALANCER, index) for index in range(len(backends))]
             seats = [ports.seat(role, index) for role in wanted for index in range(getattr(settings, role.count))]
-            links = payment_links(seats, settings, place) | {ADMIN: admin_links(seats, settings)}
+            links = payment_links(seats, settings, place) | {
+                ADMIN: admin_links(seats, settings, admin_socket(place, 0) if balancers else None)
+            }
             await supervisor.start(
                 *(_role_spec(seat, settings, stack.urls, links.get(seat.role.name, {})) for seat in seats)
             )
@@ -254,13 +269,21 @@ def payment_links(seats: Iterable[Seat], settings: Settings, instance: Instance)
     return links
 
 
-def admin_links(seats: Iterable[Seat], settings: Settings) -> dict[str, str]:
-    """What the admin page must know: where it may listen, who may sign in, and whom it asks for the last audit."""
+def admin_links(seats: Iterable[Seat], settings: Settings, balancer: Path | None) -> dict[str, str]:
+    """What the admin page must know: where it may listen, who may sign in, and whom it asks for what it shows."""
+    seats = list(seats)
+    # not the banks, which are strangers
+    watched = [seat for seat in seats if seat.role.name not in GATEWAYS.values()]
+    progress = settings.benchmark_progress if settings.given("benchmark_progress") else progress_file(settings)
     auditors = [f"http://{LOOPBACK}:{seat.ops_port}" for seat in seats if seat.role.name == AUDITOR]
     return {
         "FLASH_HOST": LOOPBACK,
         "FLASH_ADMIN_USERS": str(admin_users(settings)),
         "FLASH_AUDITOR_URL": settings.auditor_url or next(iter(auditors), ""),
+        "FLASH_ADMIN_TARGETS": settings.admin_targets
+        or ",".join(f"{seat.role.name}-{seat.index}=http://{LOOPBACK}:{seat.ops_port}" for seat in watched),
+        "FLASH_BALANCER_SOCKET": settings.balancer_socket or ("" if balancer is None else _socket_text(balancer)),
+        "FLASH_BENCHMARK_PROGRESS": str(progress),
     }
 
 
@@ -351,6 +374,11 @@ def _role_spec(seat: Seat, settings: Settings, urls: Urls, links: Mapping[str, s
     )
 
 
+def _socket_text(path: Path) -> str:
+    # The kernel takes no longer path; a balancer without one serves all the same.
+    return str(path) if len(str(path)) <= SOCKET_PATH_CHARS_MAX else ""
+
+
 def _grace_s(settings: Settings) -> float:
     [grace] = [setting for setting in BALANCER_TABLE if setting.name == "grace"]
     return min(float(settings.balancer_text(grace)), BALANCER_GRACE_S_MAX)
@@ -364,8 +392,7 @@ def _balancer_spec(seat: Seat, settings: Settings, backend: str, seats: Iterable
         "LB_HOST": settings.host,
         "LB_PORT": str(seat.port),
         "LB_OPS_PORT": str(seat.ops_port),
-        # The kernel takes no longer path; a balancer without one serves all the same.
-        "LB_ADMIN_SOCKET": str(admin) if len(str(admin)) <= SOCKET_PATH_CHARS_MAX else "",
+        "LB_ADMIN_SOCKET": _socket_text(admin),
         "LB_SERVERS": ",".join(f"{other.role.name}-{other.index}={host}:{other.port}" for other in behind),
     }
     return ProcessSpec(

@@ -173,6 +173,11 @@ def admin_users(settings: Settings) -> Path:
     return settings.admin_users if settings.given("admin_users") else settings.home / "admin_users.json"
 
 
+def progress_file(settings: Settings) -> Path:
+    """Where a comparison that runs writes how far it is."""
+    return settings.home / "benchmarks" / "running.json"
+
+
 def _taken(handle: int, tries: int) -> bool:
     for number in range(tries):
         if number:

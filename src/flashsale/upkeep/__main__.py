@@ -41,7 +41,7 @@ async def serve(settings: Settings) -> None:
     gate = await Gate.connect(settings.redis_url, GATE_DEADLINE_SECONDS)
     # The port opens before PostgreSQL is there: a process that waits for it is alive and not ready, and must say so.
     operations = Operations(ROLE, metrics.registry, "not every live sale's gate is in order")
-    runner = await operations.listen(settings.ops_port)
+    runner = await operations.listen(settings.ops_host, settings.ops_port)
     work = asyncio.create_task(_work(settings, gate, operations, metrics), name=ROLE)
     stopped = asyncio.create_task(stop.wait())
     try:

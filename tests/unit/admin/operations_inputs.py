@@ -152,7 +152,7 @@ def stats(times: int) -> dict[str, Any]:
 
 
 RUNNING = (
-    b'{"name": "both backends, 500 units", "phase": "trial 7 of 12: gevent_rabbit", "done": 6, "of": 12, "eta_s": 140, "at": 1789999995,'
+    b'{"name": "both backends, 500 units", "phase": "trial 7 of 12: gevent_rabbit", "done": 6, "of": 12, "eta_s": 140, "at": "2026-09-21T14:13:15+00:00",'
     b' "ratios": [{"metric": "accepted p99", "ratio": 1.84, "low": 1.52, "high": 2.21}]}'
 )
 QUEUES = {"checkout.0": (120, 1), "checkout.1": (0, 1), "checkout.2": (0, 1), "checkout.3": (4, 1), "payments": (2, 1)}

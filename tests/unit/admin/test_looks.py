@@ -10,6 +10,8 @@ from flashsale.admin import figures
 from flashsale.admin.figures import Figures
 from flashsale.admin.guard import Door
 from flashsale.admin.metrics import Metrics
+from flashsale.admin.operations.collector import Collector, Where
+from flashsale.admin.operations.stream import Stream
 from flashsale.admin.routes import LOOKS_WAITING_MAX, Routes
 from flashsale.admin.turns import FullError
 from flashsale.admin.users import Users
@@ -19,11 +21,24 @@ from tests.patience import PATIENCE_SECONDS
 NOWHERE = Context("postgresql://x:x@127.0.0.1:1/x", "", "", "amqp://127.0.0.1:1", {}, json=True)
 
 
+def unseen(session: aiohttp.ClientSession) -> Stream:
+    """Nobody's."""
+    return Stream(Collector(Where(NOWHERE, {}, "", Path("/nonexistent")), session), {})
+
+
 async def test_many_looks_leave_the_turns_to_others_and_are_bounded(tmp_path: Path) -> None:
     looking = asyncio.Lock()
     async with aiohttp.ClientSession() as session, looking, asyncio.timeout(PATIENCE_SECONDS):
         shown = Figures(NOWHERE, "", session, looking=looking)
-        routes = Routes(Door.at("", 1), Users(tmp_path / "none"), NOWHERE, shown, looking=looking, metrics=Metrics())
+        routes = Routes(
+            Door.at("", 1),
+            Users(tmp_path / "none"),
+            NOWHERE,
+            shown,
+            unseen(session),
+            looking=looking,
+            metrics=Metrics(),
+        )
 
         async def look() -> None:
             async with routes._at("dlq.drop"):

@@ -1,6 +1,7 @@
 """The smaller parts of a frame: how a server is, and how far a comparison has come."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -44,12 +45,17 @@ def test_a_balancer_that_was_seen_once_has_no_rates() -> None:
     assert {server["requests_per_s"] for server in part["servers"]} == {None}
 
 
+def at(seconds: float) -> str:
+    """So long after the moment that is told of."""
+    return datetime.fromtimestamp(inputs.AT + seconds, UTC).isoformat()
+
+
 def written(**more: Any) -> bytes:
     return json.dumps({**json.loads(inputs.RUNNING), **more}).encode()
 
 
 def test_a_comparison_that_runs_is_told() -> None:
-    told = progress(written(at=inputs.AT - 1, eta_s=None), inputs.AT)
+    told = progress(written(at=at(-1), eta_s=None), inputs.AT)
     assert told is not None
     assert (told["done"], told["of"], told["eta_s"]) == (6, 12, None)
     assert "at" not in told
@@ -58,9 +64,10 @@ def test_a_comparison_that_runs_is_told() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        written(at=inputs.AT - FRESH_SECONDS - 1),
-        written(at=inputs.AT + FRESH_SECONDS + 1),
+        written(at=at(-FRESH_SECONDS - 1)),
+        written(at=at(FRESH_SECONDS + 1)),
         written(at="now"),
+        written(at=inputs.AT),
         written(done=True),
         written(name=None),
         written(ratios=[{"metric": "x", "ratio": 1}]),

@@ -4,7 +4,7 @@ Law 1: nothing is read while nobody looks, and once for all who do. Law 2: a par
 
 The stream (``text/event-stream``)
     ``event: figures``, ``id`` an increasing number, ``data`` one frame: the whole state, never a difference, once a second. A reader that is slow is given the latest frame and none between. ``event: bye`` with
-    ``{"word": "full" | "signed_out" | "slow" | "stopping"}`` is the last of a stream that ends; ``retry`` says when to come back.
+    ``{"word": "full" | "signed_out" | "stopping"}`` is the last of a stream that ends; ``retry`` says when to come back.
     A browser that comes back signed out hears 401, which ends its EventSource.
 
 A frame. Times (``at``) are as ``2026-11-27T18:00:00.000Z``, ``*_s`` seconds, ``*_ms`` milliseconds, ``*_per_s`` and percentiles are of the last

@@ -2,6 +2,7 @@
 
 import json
 import math
+from datetime import datetime
 from typing import Any
 
 from flashsale.admin.operations.frame import Part
@@ -16,7 +17,7 @@ def progress(text: bytes, at: float) -> Part | None:
     """What the file says; None if it is old, or no such file."""
     try:
         told = json.loads(text)
-        if abs(at - _number(told["at"])) > FRESH_SECONDS:
+        if abs(at - datetime.fromisoformat(told["at"]).timestamp()) > FRESH_SECONDS:
             return None
         return {
             "name": _text(told["name"]),

@@ -84,7 +84,9 @@ def _server(name: str, was: Part, now: Part) -> Iterator[Event]:
         yield Event("server.up", name, f"{name} serves again")
 
 
-def _processes(before: list[Part], after: list[Part]) -> Iterator[Event]:
+def _processes(before: Any, after: Any) -> Iterator[Event]:
+    if isinstance(before, dict) or isinstance(after, dict):
+        return
     old = {(row["role"], row["index"]): row for row in before}
     for row in after:
         was, name = old.get((row["role"], row["index"])), f"{row['role']}-{row['index']}"

@@ -378,14 +378,14 @@ BEGIN
     UPDATE payment SET set_aside_at = clock_timestamp() WHERE purchase_id = p_purchase AND try = p_try AND set_aside_at IS NULL;
 END $$;
 
--- An operator requeues or drops messages that were set aside; where they are no function of this folder reaches. It is told before
--- it is done, and doing it again is harmless, so a key that is known is no reason to stop.
-CREATE FUNCTION record_message(
+-- An operator does something where no function of this folder reaches: to messages that were set aside, to the balancer. It is told
+-- before it is done, and doing it again is harmless, so a key that is known is no reason to stop.
+CREATE FUNCTION record_elsewhere(
     p_key text, p_operator text, p_action text, p_subject text, p_reason text, p_detail jsonb
 ) RETURNS void LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = flash, pg_temp AS $$
 BEGIN
-    IF p_action NOT IN ('dlq.requeue', 'dlq.drop') THEN
-        RAISE EXCEPTION '% is not about a message', p_action USING ERRCODE = '22023';
+    IF p_action NOT IN ('dlq.requeue', 'dlq.drop', 'balancer.drain', 'balancer.undrain', 'balancer.weight', 'balancer.algorithm') THEN
+        RAISE EXCEPTION '% is recorded where it is done', p_action USING ERRCODE = '22023';
     END IF;
     PERFORM record_operation(p_key, p_operator, p_action, p_subject, p_reason, p_detail);
 END $$;

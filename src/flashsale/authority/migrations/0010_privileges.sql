@@ -7,7 +7,7 @@ GRANT EXECUTE ON FUNCTION iso, reserve_batch, void_attempts, cancel_purchase, ex
     change_sale, raise_epoch, start_payment, payment_next, settle_payment, settle_payments, hear_payment, set_payment_aside,
     expire_payments, resume_payments, lease_outbox, describe_events, mark_sent, forget_events
     TO flash_app;
-GRANT EXECUTE ON FUNCTION forget_buyer, repair_books, refund_purchase, return_purchase, record_message TO flash_operator;
+GRANT EXECUTE ON FUNCTION forget_buyer, repair_books, refund_purchase, return_purchase, record_elsewhere TO flash_operator;
 GRANT EXECUTE ON FUNCTION iso TO flash_auditor, flash_operator, flash_admin;
 GRANT SELECT ON ALL SEQUENCES IN SCHEMA flash TO flash_auditor;    -- for pg_dump, which reads as the auditor
 GRANT EXECUTE ON FUNCTION operate_create_sale, operate_change_sale, operate_add_item, operate_restock, operate_clone_sale
@@ -15,4 +15,4 @@ GRANT EXECUTE ON FUNCTION operate_create_sale, operate_change_sale, operate_add_
 -- The admin page's process has a listener, so it may do less than who sits at the terminal: it forgets nobody and repairs no books.
 GRANT SELECT ON merchant, sale, item, stock, purchase, purchase_document, line, payment, ledger, operation TO flash_admin;
 GRANT EXECUTE ON FUNCTION operate_create_sale, operate_change_sale, operate_add_item, operate_restock, operate_clone_sale,
-    refund_purchase, return_purchase, record_message TO flash_admin;
+    refund_purchase, return_purchase, record_elsewhere TO flash_admin;

@@ -106,9 +106,8 @@ async def _serve(settings: Settings, stopping: asyncio.Event, authorities: _Auth
     traffic_runner = await _runner(app)
     lane = _lane(routes, checkout, traffic_runner)
     await lane.open(settings.host, settings.port, BACKLOG)
-    # scraped and probed by the host's own tools; routes with power join it later, so it never leaves loopback
     ops_runner = await _runner(ops)
-    await web.TCPSite(ops_runner, "127.0.0.1", settings.ops_port, reuse_address=True).start()
+    await web.TCPSite(ops_runner, settings.ops_host, settings.ops_port, reuse_address=True).start()
     _collect_seldom()
     log.info("server.started", host=settings.host, port=settings.port, ops_port=settings.ops_port)
 

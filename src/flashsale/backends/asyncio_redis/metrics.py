@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from flashsale.contract.verdict import Verdict
 from flashsale.counts import Histogram, Tally
 from flashsale.gate.client import Outcome
+from flashsale.life import Life
 from flashsale.stream.metrics import StreamMetrics
 
 SECONDS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
@@ -16,6 +17,7 @@ SIZE_BUCKETS = tuple(2.0**power for power in range(11))  # to the largest batch 
 LAG_EVERY_SECONDS = 0.5
 
 registry = CollectorRegistry()
+Life(registry)
 attempts = Tally(registry, "flashsale_attempts", "Purchase attempts answered, by verdict.", "verdict", Verdict)
 seconds = Histogram(
     registry, "flashsale_attempt_seconds", "Seconds from a parsed attempt to its answer.", SECONDS_BUCKETS

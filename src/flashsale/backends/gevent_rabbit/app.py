@@ -145,11 +145,10 @@ class Gunicorn(BaseApplication):  # type: ignore[misc]  # the library has no typ
     def load_config(self) -> None:
         """Every option that matters here; nothing is read from files or the environment."""
         settings = self._settings
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        host, ops_host = (f"[{each}]" if ":" in each else each for each in (settings.host, settings.ops_host))
         options = {
-            # Of the worker's sites, in their order. The second is scraped and probed by the host's own tools; routes with power
-            # join it later, so it never leaves loopback. Both are the master's: a worker that follows another finds them open.
-            "bind": [f"{host}:{settings.port}", f"127.0.0.1:{settings.ops_port}"],
+            # Of the worker's sites, in their order. Both are the master's: a worker that follows another finds them open.
+            "bind": [f"{host}:{settings.port}", f"{ops_host}:{settings.ops_port}"],
             "workers": 1,  # one process, one port, one registry: a balancer sees and a kill hits one thing
             "worker_class": Worker,
             "worker_connections": CONNECTIONS_MAX,

@@ -1,0 +1,380 @@
+"""The operations page's figures and controls, of a real server, upkeep, balancer, database and broker."""
+
+import asyncio
+import contextlib
+import copy
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from yarl import URL
+
+from flashsale.admin.operations.sources import EVERY_SECONDS
+from flashsale.operate.context import Change
+from tests.admins import Admin, Client, Heard, admin_of
+from tests.balanced import Balancer, balanced
+from tests.contract.drivers import HttpDriver
+from tests.contract.script import Wish
+from tests.patience import PATIENCE_SECONDS
+from tests.servers import free_port
+from tests.stages import Stage, staged
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+EXAMPLE = Path(__file__).parents[1] / "unit" / "admin" / "operations_frame.json"
+Frame = dict[str, Any]
+
+
+@dataclass
+class Known:
+    """A server as the balancer is told of it; somebody else starts and ends it."""
+
+    name: str
+    port: int
+
+    async def start(self) -> None:
+        """It runs."""
+
+    async def kill(self) -> None:
+        """Not ours to end."""
+
+
+class Target:
+    """A process that counts how often it is asked for its metrics."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.text = "process_cpu_seconds_total 1\n"
+        self.url = ""
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        """``GET /metrics``."""
+        self.asked += 1
+        return web.Response(text=self.text)
+
+    @contextlib.asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        """From here on."""
+        app = web.Application()
+        app.router.add_get("/metrics", self.metrics)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        port = free_port()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        self.url = f"http://127.0.0.1:{port}"
+        try:
+            yield
+        finally:
+            await runner.cleanup()
+
+
+@dataclass
+class Room:
+    """Where somebody looks at a shop that works: one server behind a balancer, and a process that counts its visitors."""
+
+    stage: Stage
+    balancer: Balancer
+    admin: Admin
+    target: Target
+    progress: Path
+    olga: Client
+    vera: Client
+
+    @contextlib.asynccontextmanager
+    async def looking(self, client: Client) -> AsyncIterator["Look"]:
+        """One stream, while the test is in it."""
+        async with client.session.get(f"{client.url}/api/operations/stream") as answer:
+            yield Look(answer)
+
+    async def viewers(self) -> int:
+        """How many there are, as the process says."""
+        async with self.vera.session.get(f"http://127.0.0.1:{self.admin.process.ops_port}/metrics") as answer:
+            [line] = [each for each in (await answer.text()).splitlines() if each.startswith("flash_admin_viewers ")]
+        return int(float(line.split()[1]))
+
+    async def operations(self) -> list[Mapping[str, Any]]:
+        """The deeds on record of the balancer, in order."""
+        rows = await self.stage.owner.fetch("SELECT * FROM flash.operation WHERE action LIKE 'balancer.%' ORDER BY id")
+        return [dict(row) for row in rows]
+
+
+class Look:
+    """What one viewer hears."""
+
+    def __init__(self, answer: aiohttp.ClientResponse) -> None:
+        self.answer = answer
+        self.ids: list[int] = []
+
+    async def event(self) -> tuple[str, Any]:
+        """The next: its name and what it says; retries are passed over."""
+        name = ""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while line := (await self.answer.content.readline()).decode():
+                field, _, value = line.rstrip("\n").partition(": ")
+                if field == "event":
+                    name = value
+                elif field == "id":
+                    self.ids.append(int(value))
+                elif field == "data":
+                    return name, json.loads(value)
+        return "", None
+
+    async def frame(self, is_so: Callable[[Frame], Any] = lambda _: True) -> Frame:
+        """The next frame that is so."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while True:
+                name, frame = await self.event()
+                assert name == "figures", (name, frame)
+                if is_so(frame):
+                    return dict(frame)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def room(template: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Room]:
+    folder = tmp_path_factory.mktemp("operations")
+    progress, target = folder / "running.json", Target()
+    async with contextlib.AsyncExitStack() as stack:
+        stage = await stack.enter_async_context(staged(template, redis_url))
+        [server] = stage.servers
+        behind = [Known("asyncio_redis-0", server.port), Known("asyncio_redis-1", free_port())]  # nobody is the second
+        balancer = await stack.enter_async_context(balanced(*behind, LB_WORKERS="2"))
+        await stack.enter_async_context(target.listening())
+        targets = {
+            "upkeep-0": f"http://127.0.0.1:{stage.upkeep.ops_port}",
+            "asyncio_redis-0": f"http://127.0.0.1:{server.ops_port}",
+            "payments-0": target.url,
+            "checkout-0": f"http://127.0.0.1:{free_port()}",
+        }
+        settings = {
+            "FLASH_ADMIN_TARGETS": ",".join(f"{name}={url}" for name, url in targets.items()),
+            "FLASH_BALANCER_SOCKET": str(balancer.socket),
+            "FLASH_BENCHMARK_PROGRESS": str(progress),
+        }
+        admin = await stack.enter_async_context(admin_of(stage.database, folder, **settings))
+        olga, vera = [await stack.enter_async_context(admin.client(name)) for name in ("olga", "vera")]
+        yield Room(stage, balancer, admin, target, progress, olga, vera)
+
+
+def done(heard: Heard) -> Any:
+    assert heard.status == 200, heard
+    return heard.body
+
+
+def shape(value: Any) -> Any:
+    """What a page may rely on: which names there are. What may be null says nothing of a number's kind, and rows are alike."""
+    if isinstance(value, dict):
+        return {name: shape(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [shape(value[0])] if value and isinstance(value[0], dict) else "list"
+    return "value"
+
+
+# --- figures
+
+
+async def test_a_frame_has_the_shape_of_the_example_and_says_what_is_so(room: Room) -> None:
+    shop = HttpDriver(room.stage.authority, room.stage.owner, room.stage.session, room.stage.urls)
+    await shop.open("s", {"a": 3}, 3)
+    await room.stage.gate_opens(shop.own("s"))
+    example = json.loads(EXAMPLE.read_text(encoding="utf-8"))
+    async with room.looking(room.vera) as look:
+        first = await look.frame()
+        assert await shop.reserve(Wish("ana", "wish", (("a", 1),)), is_retry=False) == "held"
+        frame = await look.frame(lambda made: made["backends"][0]["accepted"]["n"])
+    assert first["audit"] == {"away": "no auditor is known here; run `./flash audit`"}
+    expected = shape(example) | {"audit": {"away": "value"}, "bench": "value", "events": shape(frame["events"])}
+    del expected["dead_letters"]["by_queue"]
+    got = shape(frame)
+    assert set(got["dead_letters"].pop("by_queue")) == set(example["dead_letters"]["by_queue"])
+    assert got == expected
+    [backend] = frame["backends"]
+    assert (backend["name"], backend["servers"], backend["up"]) == ("asyncio_redis", 1, 1)
+    assert backend["rate_per_s"] > 0
+    assert backend["accepted"] == backend["decided"]
+    [sale] = [row for row in frame["sales"] if row["sale"] == shop.own("s")]
+    assert (sale["state"], sale["units"], sale["available"]) == ("OPEN", 3, 2)
+    assert [queue["name"] for queue in frame["queues"]] == [queue["name"] for queue in example["queues"]]
+    assert (frame["gate"]["up"], frame["gate"]["servers"]) == (1, 1)
+    rows = {(row["role"], row["index"]): row for row in frame["processes"]}
+    assert room.stage.servers[0].child is not None
+    assert rows["asyncio_redis", 0]["pid"] == room.stage.servers[0].child.pid
+    assert rows["loadbalancer", 0]["pid"] == room.balancer.child.pid
+    assert rows["checkout", 0]["away"].startswith("it does not answer: ")
+    for process in (rows["asyncio_redis", 0], rows["upkeep", 0], rows["loadbalancer_worker", 1]):
+        assert process["rss_mib"] > 1
+        assert process["cpu_cores"] >= 0
+        assert process["up_s"] > 0
+    servers = {server["name"]: server for server in frame["balancer"]["servers"]}
+    assert servers["asyncio_redis-0"]["backend"] == "asyncio_redis"
+    assert servers["asyncio_redis-1"]["state"] == "down"
+
+
+async def test_nobody_looks_and_nothing_is_read_and_many_look_and_it_is_read_once(room: Room) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while await room.viewers():  # who looked before
+            await asyncio.sleep(0.05)
+    asked = room.target.asked
+    await asyncio.sleep(2 * EVERY_SECONDS)
+    assert room.target.asked == asked
+    began = time.monotonic()
+    async with contextlib.AsyncExitStack() as stack:
+        looks = [await stack.enter_async_context(room.looking(who)) for who in (room.vera, room.olga) * 4]
+        for _ in range(3):
+            frames = await asyncio.gather(*(look.frame() for look in looks))
+    took = time.monotonic() - began
+    assert all(look.ids == sorted(set(look.ids)) for look in looks)
+    assert all(frame["sales"] is not None for frame in frames)
+    # eight look, and whoever is asked is asked once a second
+    assert 0 < room.target.asked - asked <= took / EVERY_SECONDS + 1
+
+
+async def test_a_part_that_is_away_says_why_and_comes_back(room: Room) -> None:
+    before = room.target.text
+    async with room.looking(room.vera) as look:
+        await look.frame(lambda made: _process(made, "payments")["away"] is None)
+        room.target.text = "process_cpu_seconds_total none\n"
+        made = await look.frame(lambda made: _process(made, "payments")["away"])
+        assert _process(made, "payments")["away"].startswith("its metrics cannot be read: ")
+        assert _process(made, "upkeep")["away"] is None
+        room.target.text = before
+        made = await look.frame(lambda made: _process(made, "payments")["away"] is None)
+        kinds = [event["kind"] for event in made["events"] if event["subject"] == "payments-0"]
+        assert kinds[-2:] == ["process.away", "process.back"]
+
+
+async def test_a_comparison_that_runs_is_shown(room: Room) -> None:
+    async with room.looking(room.vera) as look:
+        assert (await look.frame())["bench"] is None
+        at = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
+        running = {"name": "n", "phase": "p", "done": 1, "of": 4, "eta_s": 9.0, "ratios": []}
+        room.progress.write_text(json.dumps(running | {"at": at}), encoding="utf-8")
+        assert (await look.frame(lambda made: made["bench"]))["bench"] == running
+        room.progress.unlink()
+        await look.frame(lambda made: made["bench"] is None)
+
+
+async def test_who_is_signed_out_hears_no_more(room: Room) -> None:
+    async with room.admin.client("vera") as leaving:
+        async with room.looking(leaving) as look:
+            await look.frame()
+            async with room.admin.client() as other:  # whose cookie jar has the same session
+                other.session.cookie_jar.update_cookies(
+                    {cookie.key: cookie.value for cookie in leaving.session.cookie_jar}, URL(other.url)
+                )
+                other.csrf = leaving.csrf
+                assert (await other.post("/api/session/end", {})).status == 204
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while (heard := await look.event())[0] == "figures":
+                    pass
+            assert heard == ("bye", {"word": "signed_out"})
+            assert await look.event() == ("", None)
+        assert (await leaving.get("/api/operations/stream")).status == 401
+
+
+async def test_a_stranger_sees_no_figures_and_a_page_of_anothers_none(room: Room) -> None:
+    async with room.admin.client() as stranger:
+        assert (await stranger.get("/api/operations/stream")).status == 401
+    assert (await room.vera.get("/api/operations/stream", Host="rebound.example")).status == 421
+
+
+# --- controls
+
+
+async def test_a_server_is_drained_once_per_key_and_it_is_on_record_and_in_the_frame(room: Room) -> None:
+    plan = done(await room.olga.plan("balancer.drain", server="asyncio_redis-0"))
+    assert plan["changes"] == [Change("asyncio_redis-0: new requests", True, False)._asdict()]
+    assert "draining" not in (await room.balancer.states())["asyncio_redis-0"]
+    before = len(await room.operations())
+    async with room.looking(room.vera) as look:
+        await look.frame()
+        deed = {"verb": "drain", "reason": "a new disk", "key": secrets.token_hex(16)}
+        for _ in range(2):
+            answer = done(await room.olga.post("/api/balancer/servers/asyncio_redis-0", deed))
+        assert answer["operation"]["action"] == "balancer.drain"
+        made = await look.frame(lambda made: _server(made)["state"] == "drained")
+        assert any(event["kind"] == "server.drained" for event in made["events"])
+        made = await look.frame(lambda made: any(event["kind"] == "deed" for event in made["events"]))
+        assert _server(made)["word"] == "finishes what it has, drained by hand"
+        # the same word again, after somebody wanted it otherwise, undoes nothing
+        done(await room.olga.do("balancer.undrain", server="asyncio_redis-0"))
+        done(await room.olga.post("/api/balancer/servers/asyncio_redis-0", deed))
+        await look.frame(lambda made: _server(made)["state"] == "up")
+    rows = (await room.operations())[before:]
+    assert [(row["action"], row["subject"], row["operator"], row["reason"]) for row in rows] == [
+        ("balancer.drain", "asyncio_redis-0", "olga", "a new disk"),
+        ("balancer.undrain", "asyncio_redis-0", "olga", "because"),
+    ]
+    assert (await room.balancer.states())["asyncio_redis-0"] == "up"
+
+
+async def test_weight_and_algorithm_are_changed_and_planned(room: Room) -> None:
+    plan = done(await room.olga.plan("balancer.weight", server="asyncio_redis-0", weight=3))
+    assert plan["changes"] == [{"what": "asyncio_redis-0: weight", "before": 1, "after": 3}]
+    key = secrets.token_hex(16)
+    path = "/api/balancer/servers/asyncio_redis-0"
+    done(await room.olga.post(path, {"verb": "weight", "weight": 3, "reason": "a larger machine", "key": key}))
+    assert done(await room.olga.plan("balancer.weight", server="asyncio_redis-0", weight=3))["changes"] == []
+    was = (await room.balancer.stats())["algorithm"]
+    assert was != "power_of_two"
+    plan = done(await room.olga.plan("balancer.algorithm", algorithm="power_of_two"))
+    assert plan["changes"] == [{"what": "algorithm", "before": was, "after": "power_of_two"}]
+    told = {"algorithm": "power_of_two", "reason": "less to look at", "key": secrets.token_hex(16)}
+    done(await room.olga.post("/api/balancer/algorithm", told))
+    stats = await room.balancer.stats()
+    assert (stats["algorithm"], stats["servers"][0]["weight"]) == ("power_of_two", 3)
+    details = [json.loads(row["detail"]) for row in (await room.operations())[-2:]]
+    assert details == [{"weight": 3}, {"algorithm": "power_of_two"}]
+
+
+@pytest.mark.parametrize(
+    ("path", "document", "status", "words"),
+    [
+        ("servers/asyncio_redis-0", {"verb": "drain", "key": "k" * 16}, 400, "reason is missing"),
+        ("servers/asyncio_redis-0", {"verb": "drain", "reason": "x"}, 400, "key is missing"),
+        ("servers/asyncio_redis-0", {"verb": "remove"}, 400, "verb is not drain | undrain | weight"),
+        ("servers/asyncio_redis-0", {"verb": "weight", "weight": 0}, 400, "weight is not"),
+        ("servers/asyncio_redis-0", {"verb": "weight"}, 400, "weight is missing"),
+        ("servers/nobody", {"verb": "drain"}, 404, "no server is named nobody"),
+        ("servers/a%2Fb", {"verb": "drain"}, 400, "server is not"),
+        ("algorithm", {"algorithm": "by_name"}, 409, "by_name is no algorithm; there are "),
+        ("algorithm", {"algorithm": "round_robin", "server": "a"}, 400, "'server' is not asked for"),
+    ],
+)
+async def test_what_is_not_so_is_refused_and_not_recorded(
+    room: Room, path: str, document: dict[str, Any], status: int, words: str
+) -> None:
+    before = await room.operations()
+    whole = copy.copy(document)
+    if "key" not in document and "reason" not in document:
+        whole |= {"key": secrets.token_hex(16), "reason": "because"}
+    heard = await room.olga.post(f"/api/balancer/{path}", whole)
+    assert (heard.status, words in heard.body["detail"]) == (status, True), heard
+    assert await room.operations() == before
+
+
+async def test_a_viewer_changes_nothing_at_the_balancer(room: Room) -> None:
+    deed = {"verb": "drain", "reason": "x", "key": "k" * 16}
+    for who, headers, status in (
+        (room.vera, {}, 403),
+        (room.olga, {"X-CSRF-Token": None}, 403),
+        (room.olga, {"Origin": "http://127.0.0.1:1"}, 403),
+    ):
+        for path in ("servers/asyncio_redis-0", "algorithm"):
+            assert (await who.post(f"/api/balancer/{path}", deed, headers)).status == status
+    assert (await room.balancer.states())["asyncio_redis-0"] == "up"
+
+
+def _server(frame: Frame) -> Any:
+    return frame["balancer"]["servers"][0]
+
+
+def _process(frame: Frame, role: str) -> Any:
+    return next(row for row in frame["processes"] if row["role"] == role)
