@@ -211,6 +211,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "flashsale.stack.processes",
         "benchmarks.backend.picture",  # the same colours
     },
+    # signs in to the admin page, and reads the launcher's list of processes
+    "benchmarks.operations": {"flashsale.admin.users", "flashsale.admin.passwords", "flashsale.stack.state"},
     # measures the payment worker, in a process of its own
     "benchmarks.payments": {"flashsale.authority", "flashsale.payments", "benchmarks.authority"},
     # sends shoppers and looks on from outside, beside others' judgement: the same wire, and nothing else

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import copy
 import json
 import secrets
 import time
@@ -295,9 +294,9 @@ async def test_a_server_is_drained_once_per_key_and_it_is_on_record_and_in_the_f
     before = len(await room.operations())
     async with room.looking(room.vera) as look:
         await look.frame()
-        deed = {"verb": "drain", "reason": "a new disk", "key": secrets.token_hex(16)}
+        key = secrets.token_hex(16)
         for _ in range(2):
-            answer = done(await room.olga.post("/api/balancer/servers/asyncio_redis-0", deed))
+            answer = done(await room.olga.do("balancer.drain", key, "a new disk", server="asyncio_redis-0"))
         assert answer["operation"]["action"] == "balancer.drain"
         made = await look.frame(lambda made: _server(made)["state"] == "drained")
         assert any(event["kind"] == "server.drained" for event in made["events"])
@@ -305,7 +304,7 @@ async def test_a_server_is_drained_once_per_key_and_it_is_on_record_and_in_the_f
         assert _server(made)["word"] == "finishes what it has, drained by hand"
         # the same word again, after somebody wanted it otherwise, undoes nothing
         done(await room.olga.do("balancer.undrain", server="asyncio_redis-0"))
-        done(await room.olga.post("/api/balancer/servers/asyncio_redis-0", deed))
+        done(await room.olga.do("balancer.drain", key, "a new disk", server="asyncio_redis-0"))
         await look.frame(lambda made: _server(made)["state"] == "up")
     rows = (await room.operations())[before:]
     assert [(row["action"], row["subject"], row["operator"], row["reason"]) for row in rows] == [
@@ -318,16 +317,13 @@ async def test_a_server_is_drained_once_per_key_and_it_is_on_record_and_in_the_f
 async def test_weight_and_algorithm_are_changed_and_planned(room: Room) -> None:
     plan = done(await room.olga.plan("balancer.weight", server="asyncio_redis-0", weight=3))
     assert plan["changes"] == [{"what": "asyncio_redis-0: weight", "before": 1, "after": 3}]
-    key = secrets.token_hex(16)
-    path = "/api/balancer/servers/asyncio_redis-0"
-    done(await room.olga.post(path, {"verb": "weight", "weight": 3, "reason": "a larger machine", "key": key}))
+    done(await room.olga.do("balancer.weight", server="asyncio_redis-0", weight=3))
     assert done(await room.olga.plan("balancer.weight", server="asyncio_redis-0", weight=3))["changes"] == []
     was = (await room.balancer.stats())["algorithm"]
     assert was != "power_of_two"
     plan = done(await room.olga.plan("balancer.algorithm", algorithm="power_of_two"))
     assert plan["changes"] == [{"what": "algorithm", "before": was, "after": "power_of_two"}]
-    told = {"algorithm": "power_of_two", "reason": "less to look at", "key": secrets.token_hex(16)}
-    done(await room.olga.post("/api/balancer/algorithm", told))
+    done(await room.olga.do("balancer.algorithm", algorithm="power_of_two"))
     stats = await room.balancer.stats()
     assert (stats["algorithm"], stats["servers"][0]["weight"]) == ("power_of_two", 3)
     details = [json.loads(row["detail"]) for row in (await room.operations())[-2:]]
@@ -335,40 +331,29 @@ async def test_weight_and_algorithm_are_changed_and_planned(room: Room) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "document", "status", "words"),
+    ("verb", "told", "status", "words"),
     [
-        ("servers/asyncio_redis-0", {"verb": "drain", "key": "k" * 16}, 400, "reason is missing"),
-        ("servers/asyncio_redis-0", {"verb": "drain", "reason": "x"}, 400, "key is missing"),
-        ("servers/asyncio_redis-0", {"verb": "remove"}, 400, "verb is not drain | undrain | weight"),
-        ("servers/asyncio_redis-0", {"verb": "weight", "weight": 0}, 400, "weight is not"),
-        ("servers/asyncio_redis-0", {"verb": "weight"}, 400, "weight is missing"),
-        ("servers/nobody", {"verb": "drain"}, 404, "no server is named nobody"),
-        ("servers/a%2Fb", {"verb": "drain"}, 400, "server is not"),
+        ("weight", {"server": "asyncio_redis-0", "weight": 0}, 400, "weight is not"),
+        ("weight", {"server": "asyncio_redis-0"}, 400, "weight is missing"),
+        ("drain", {"server": "nobody"}, 404, "no server is named nobody; there are asyncio_redis-0, asyncio_redis-1"),
+        ("drain", {"server": "a/b"}, 400, "server is not"),
         ("algorithm", {"algorithm": "by_name"}, 409, "by_name is no algorithm; there are "),
         ("algorithm", {"algorithm": "round_robin", "server": "a"}, 400, "'server' is not asked for"),
+        ("remove", {"server": "asyncio_redis-0"}, 404, "there is no action balancer.remove"),
     ],
 )
 async def test_what_is_not_so_is_refused_and_not_recorded(
-    room: Room, path: str, document: dict[str, Any], status: int, words: str
+    room: Room, verb: str, told: dict[str, Any], status: int, words: str
 ) -> None:
     before = await room.operations()
-    whole = copy.copy(document)
-    if "key" not in document and "reason" not in document:
-        whole |= {"key": secrets.token_hex(16), "reason": "because"}
-    heard = await room.olga.post(f"/api/balancer/{path}", whole)
-    assert (heard.status, words in heard.body["detail"]) == (status, True), heard
+    for heard in (await room.olga.plan(f"balancer.{verb}", **told), await room.olga.do(f"balancer.{verb}", **told)):
+        assert (heard.status, words in heard.body["detail"]) == (status, True), heard
     assert await room.operations() == before
 
 
 async def test_a_viewer_changes_nothing_at_the_balancer(room: Room) -> None:
-    deed = {"verb": "drain", "reason": "x", "key": "k" * 16}
-    for who, headers, status in (
-        (room.vera, {}, 403),
-        (room.olga, {"X-CSRF-Token": None}, 403),
-        (room.olga, {"Origin": "http://127.0.0.1:1"}, 403),
-    ):
-        for path in ("servers/asyncio_redis-0", "algorithm"):
-            assert (await who.post(f"/api/balancer/{path}", deed, headers)).status == status
+    assert (await room.vera.plan("balancer.drain", server="asyncio_redis-0")).status == 403
+    assert (await room.vera.do("balancer.drain", server="asyncio_redis-0")).status == 403
     assert (await room.balancer.states())["asyncio_redis-0"] == "up"
 
 

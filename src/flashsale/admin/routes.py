@@ -67,7 +67,6 @@ def _any(text: str) -> str:
 REASON = Field("reason", Kind(f"1 to {REASON_CHARS_MAX} printable characters: why", _reason))
 KEY = matching(re.compile(r"[A-Za-z0-9_-]{16,64}", re.ASCII), "16 to 64 of A-Z a-z 0-9 _ -")
 SIGN_IN = tuple(Field(name, Kind(f"1 to {PASSWORD_CHARS_MAX} characters", _any)) for name in ("name", "password"))
-SERVER_VERB = Field("verb", fields.one_of("drain", "undrain", "weight"))
 SUBJECT = Field("subject", Kind("1 to 200 printable characters", fields.TEXT.parse), required=False)
 LOOK_BACK = (
     SUBJECT,
@@ -137,8 +136,6 @@ class Routes:
         app.router.add_post("/api/session/end", self.sign_out)
         app.router.add_post("/api/plans/{action}", self.plan)
         app.router.add_post("/api/deeds/{action}", self.do)
-        app.router.add_post("/api/balancer/servers/{server}", self.change_server)
-        app.router.add_post("/api/balancer/algorithm", self.change_algorithm)
 
     # --- before and behind every route
 
@@ -354,27 +351,7 @@ class Routes:
         """``POST /api/deeds/{action}``: does it once per ``Idempotency-Key``, and tells what is on record."""
         name, action, document = await self._asked(request)
         key = _key(request)
-        return await self._do(request, name, fields.read((*action.fields, REASON), document), key)
-
-    async def change_server(self, request: web.Request) -> web.Response:
-        """``POST /api/balancer/servers/{server}``: a deed whose name, subject and key stand where the page has them."""
-        document = await self._operators(request)
-        verb = fields.read((SERVER_VERB,), {"verb": document.pop("verb", None)})["verb"]
-        name = f"balancer.{verb}"
-        told = {**document, "server": request.match_info["server"]}
-        return await self._do_told(request, name, told)
-
-    async def change_algorithm(self, request: web.Request) -> web.Response:
-        """``POST /api/balancer/algorithm``: the same of how a server is chosen."""
-        return await self._do_told(request, "balancer.algorithm", await self._operators(request))
-
-    async def _do_told(self, request: web.Request, name: str, document: dict[str, Any]) -> web.Response:
-        asked = fields.read((*ACTIONS[name].fields, REASON, Field("key", KEY)), document)
-        key = asked.pop("key")
-        return await self._do(request, name, asked, key)
-
-    async def _do(self, request: web.Request, name: str, asked: dict[str, Any], key: str) -> web.Response:
-        action = ACTIONS[name]
+        asked = fields.read((*action.fields, REASON), document)
         by = Deed(request["user"].name, asked.pop("reason"), key)
         async with self._at(name):
             try:
@@ -400,26 +377,18 @@ class Routes:
             yield
 
     async def _asked(self, request: web.Request) -> tuple[str, Action, dict[str, Any]]:
-        _require_operator(request)
+        if request["user"].role is not Role.OPERATOR:
+            raise ProblemError(403, "you may look, and change nothing")
         name = request.match_info["action"]
         if name not in ACTIONS:
             raise ProblemError(404, f"there is no action {name[:64]}")
         return name, ACTIONS[name], await _document(request)
-
-    async def _operators(self, request: web.Request) -> dict[str, Any]:
-        _require_operator(request)
-        return await _document(request)
 
 
 # Everything else asks for a session, what is forgotten here included.
 _PUBLIC = frozenset(
     {Routes.get_page, Routes.get_operations_page, Routes.get_static, Routes.get_session, Routes.sign_in}
 )
-
-
-def _require_operator(request: web.Request) -> None:
-    if request["user"].role is not Role.OPERATOR:
-        raise ProblemError(403, "you may look, and change nothing")
 
 
 def _session(user: User, session: Session) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flashsale.settings import ASYNCIO_REDIS, GEVENT_RABBIT, REPOSITORY, Settings
+from flashsale.settings import ADMIN, ASYNCIO_REDIS, GEVENT_RABBIT, MIXED, REPOSITORY, Settings
 from flashsale.stack.console import table
 from flashsale.stack.exits import Exit, StackError
 from flashsale.stack.processes import dies_with_us
@@ -60,6 +60,7 @@ class Bench:
     subjects: tuple[Subject, ...] = ()  # none: there is but one thing
     parts: tuple[str, ...] = ()  # of it, where there are no subjects
     bare_parts: frozenset[str] = frozenset()  # those for which no service and no role is started
+    backends: tuple[str, ...] = ()  # running beside it with all that `up` starts of them
     programs: tuple[str, ...] = ()  # Debian packages that are called like the programs in them
     as_owner: bool = False  # it makes databases of its own, and gets PostgreSQL's URL of who may
     spares_core: bool = False  # services and roles keep off the last core, which the module gives to what it measures
@@ -181,6 +182,17 @@ BENCHES: tuple[Bench, ...] = (
         programs=("redis-server",),
         as_owner=True,
     ),
+    Bench(
+        "operations",
+        "what it costs every process that somebody looks at the operations page",
+        "Starts what `up` starts, sells nothing, and compares the CPU that each role takes while nobody, one, and eight look.\n\n"
+        "examples:\n  ./flash bench operations\n  ./flash bench operations --quick --json",
+        "benchmarks.operations",
+        services=(),
+        roles=(ADMIN,),
+        role=ADMIN,
+        backends=(MIXED,),
+    ),
 )
 
 
@@ -232,10 +244,13 @@ async def run(parsed: argparse.Namespace, settings: Settings, say: Callable[[str
         os.sched_setaffinity(0, cores[:-1])  # services and roles inherit it
     home = settings.home / "benchmarks"
     home.mkdir(parents=True, exist_ok=True)
-    # The load is loopback's, so a server may believe names where the benchmark wants it to.
-    settings = replace(settings, host="127.0.0.1")
+    # The load is loopback's, so a server may believe names where the benchmark wants it to. Who may sign in is the benchmark's.
+    origins = {**settings.origins, "admin_users": INSTANCE}
+    settings = replace(settings, host="127.0.0.1", admin_users=home / "operators.json", origins=origins)
     services, roles = (bench.services, bench.roles) if _is_served(bench, parsed.parts) else ((), ())
-    async with running_stack(settings, instance=INSTANCE, services=services, roles=roles, say=say, fresh=True) as stack:
+    async with running_stack(
+        settings, instance=INSTANCE, services=services, roles=roles, backends=bench.backends, say=say, fresh=True
+    ) as stack:
         stem = home / f"{bench.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
         found = await _measure(bench, stack, parsed, stem, cores[-1])
     result = _circumstances(bench, parsed) | found

@@ -38,7 +38,5 @@ but ``at``, ``window_s``, ``events`` and ``bench`` may be ``{"away": "why"}`` in
 
 Controls are deeds like the page's others (``GET /api/actions`` lists them): ``balancer.drain {server}``, ``balancer.undrain {server}``,
 ``balancer.weight {server, weight}``, ``balancer.algorithm {algorithm}``; rehearsed by ``POST /api/plans/{action}``, done by
-``POST /api/deeds/{action}`` with ``reason`` and ``Idempotency-Key``. For a page that has a server's row in hand there are two shorter
-addresses of the same, which answer as the deeds do: ``POST /api/balancer/servers/{name}`` with ``{verb: drain | undrain | weight,
-weight?, reason, key}`` and ``POST /api/balancer/algorithm`` with ``{algorithm, reason, key}``.
+``POST /api/deeds/{action}`` with ``reason`` and ``Idempotency-Key``.
 """

@@ -1,0 +1,1 @@
+"""What it costs that somebody looks at the operations page."""
