@@ -24,7 +24,7 @@ from flashsale.stream import wire
 
 BEAT_SECONDS = 1.0  # a page that hears nothing for three of these says "stale"
 POLL_SECONDS = 0.2  # between two readings while anybody watches: how old numbers may get when no wake-up comes
-READ_GAP_SECONDS = 0.05  # between two readings that wake-ups ask for: twenty small queries a second at most
+READ_GAP_SECONDS = 0.05  # between two readings that wake-ups ask for, and less where more is told than ten times a second
 # With sockets kept small (SEND_BYTES), what a reader has not taken for this long is no news to it any more.
 EVICT_SECONDS = 5.0
 WATCHED_MAX = 1024  # SKUs of one process: bounds the one query, made-up SKUs included
@@ -106,7 +106,7 @@ class _Group:
     viewers: dict[Viewer, None] = field(default_factory=dict)  # a set that keeps its order
     version: int = 0
     step: bytes = b""  # from the version before to this one
-    changed_at: float = NEVER
+    next_at: float = NEVER  # when the next change is due to be told
     told_at: float = NEVER
     due_at: float = float("inf")
     snapshot: tuple[int, float, bytes] = (0, NEVER, b"")  # of which reading, made when
@@ -126,6 +126,10 @@ class Hub:
     def __init__(self, limits: Limits, chance: random.Random | None = None) -> None:
         self._limits = limits
         self._gap = 1.0 / limits.hertz
+        # What comes as often as it may be told comes a little early or late. Kept apart by a whole gap each would be told as late as
+        # the latest of all before; half of one is forgiven, and no second sees more of them for it.
+        self._slack = self._gap / 2
+        self._read_gap = min(READ_GAP_SECONDS, self._slack)
         self._chance = chance or random.Random()
         self._addresses: Counter[str] = Counter()
         self._interest: Counter[str] = Counter()  # viewers per SKU, unstarted ones included
@@ -248,7 +252,7 @@ class Hub:
         """Seconds until the next reading is due; None while nobody watches."""
         if not self._interest:
             return None
-        return max(self._read_at + (READ_GAP_SECONDS if self._is_woken else POLL_SECONDS) - now, 0.0)
+        return max(self._read_at + (self._read_gap if self._is_woken else POLL_SECONDS) - now, 0.0)
 
     def begin_reading(self, now: float) -> tuple[str, ...]:
         """The SKUs to read now. What wakes from here on is not in this reading and asks for another."""
@@ -326,7 +330,7 @@ class Hub:
         # when its viewers are due: a change at once after a quiet time, else at the rate; a beat when there is none
         at = group.told_at + BEAT_SECONDS
         if self._level(group) == BEHIND:
-            at = min(at, max(group.changed_at + self._gap, now))
+            at = min(at, max(group.next_at - self._slack, now))
         if at != group.due_at:
             group.due_at = at
             heapq.heappush(self._due, (at, next(self._order), group))
@@ -337,7 +341,7 @@ class Hub:
         if self._level(group) == BEHIND:
             group.step = self._step(group)
             group.version += 1
-            group.changed_at = now
+            group.next_at = max(group.next_at, now) + self._gap
         else:
             quiet = self._beat(now)
         self._plan(group, now)  # while this round lasts nothing else is begun, however early it is due

@@ -154,11 +154,24 @@ def test_the_first_change_after_quiet_is_told_at_once_and_then_at_the_rate() -> 
             told.append(world.now)
         world.now = round(world.now + 0.01, 6)
     assert told[0] == 1000.5
-    assert all(later - earlier >= GAP - 1e-6 for earlier, later in pairwise(told))
+    assert all(later - earlier >= GAP / 2 - 1e-6 for earlier, later in pairwise(told))
+    assert all(sum(at <= other < at + 1 for other in told) <= HERTZ + 1 for at in told)
     assert len(told) == pytest.approx(3 * HERTZ, abs=1)
     # the last change is not lost when nothing follows it
     world.run(1)
     assert stock(socket)[-1] == ("a", world.rows["a"].available)
+
+
+def test_changes_at_the_rate_itself_are_told_when_they_come_though_none_comes_quite_in_time() -> None:
+    world = World("a")
+    _, socket = world.join("a")
+    world.run(0.5)
+    dice = random.Random(7)
+    for number in range(1, 200):
+        world.now = 1000.5 + number * GAP + dice.uniform(0, 0.45 * GAP)
+        world.change("a", available=number)
+        world.step()
+        assert stock(socket)[-1] == ("a", number)
 
 
 def test_a_beat_resets_no_rate_and_comes_only_when_it_is_quiet() -> None:
