@@ -45,7 +45,9 @@ OWN_METHODS: dict[str, set[str]] = {
         "close",
     },  # only a queue has attempts to follow; only a gate has refusals that nothing waits for, and debits to settle before the end
     "Dispatcher": {"is_up"},  # an attribute on the other side
-    "_Sink": {"is_gone", "carry"},  # a transport knows that it is closing; a greenlet finds out by writing
+    # Greenlets carry a stream and end with it; here it stays with a connection that is nobody's request any more.
+    "Stream": {"seen_off"},
+    "_Sink": {"is_gone", "carry", "connection_made", "connection_lost"},
     "Routes": {"begin_purchase", "purchase_fields"},  # only a server with a lane has two ways in
     "Watch": {
         "wait_change",

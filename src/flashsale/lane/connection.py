@@ -152,6 +152,11 @@ class Connection(asyncio.Protocol):
         if not (self._slots or self._passed or self._is_blocked):
             self._give()
 
+    def release(self) -> None:
+        """The protocol behind, which has the client for good, gave it away: nothing of it is the lane's any more."""
+        self._transport = self._behind = None
+        self._listener.closed(self)
+
     def end_if_idle(self) -> None:
         """Close unless something is owed, or the protocol behind has it for good."""
         if self._transport is not None and not self._is_for_good and not self.is_asked:
@@ -354,6 +359,19 @@ class Connection(asyncio.Protocol):
         return self._is_for_good
 
 
+def hand_over(transport: asyncio.Transport, protocol: asyncio.Protocol) -> asyncio.Transport:
+    """Give a client to ``protocol`` for good, past whoever stood before it: the client's own transport.
+
+    Whoever had ``transport`` may not touch it any more.
+    """
+    if isinstance(transport, _Facade):
+        transport = transport.release()
+    transport.set_protocol(protocol)
+    if not transport.is_reading():  # paused for requests behind that one, which nobody answers now
+        transport.resume_reading()
+    return transport
+
+
 class _Facade(asyncio.Transport):
     """The transport of the protocol behind: the client's, but for what the lane must know of."""
 
@@ -361,6 +379,11 @@ class _Facade(asyncio.Transport):
         super().__init__()
         self._connection = connection
         self._transport = transport
+
+    def release(self) -> asyncio.Transport:
+        """What stands behind this, which is nobody's from here on."""
+        self._connection.release()
+        return self._transport
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._transport.get_extra_info(name, default)

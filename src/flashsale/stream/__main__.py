@@ -65,7 +65,8 @@ async def serve(settings: Settings) -> None:
     stopping.set()
 
     stream.drain(SEE_OFF_SECONDS)
-    await runner.cleanup()  # no new connection; who watches is seen off
+    await runner.cleanup()  # no new connection
+    await stream.seen_off(DRAIN_SECONDS)
     stream.close()
     await ops_runner.cleanup()
     await authority.close()

@@ -11,7 +11,7 @@ import uvloop
 
 from flashsale.lane import connection as connection_module
 from flashsale.lane.answer import Answer
-from flashsale.lane.connection import UNREAD_BYTES_MAX, WORKED_ON_MAX, Connection
+from flashsale.lane.connection import UNREAD_BYTES_MAX, WORKED_ON_MAX, Connection, hand_over
 from flashsale.lane.listener import LAST_SECONDS, PARTIAL_TICKS, Listener, Route
 from flashsale.lane.promised import Promised
 from loadbalancer.http1.grammar import LINE_BYTES_MAX
@@ -49,6 +49,12 @@ class Wire(asyncio.Transport):
     def resume_reading(self) -> None:
         assert not self.reads
         self.reads = True
+
+    def is_reading(self) -> bool:
+        return self.reads
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = cast("asyncio.Protocol", protocol)
 
     def is_closing(self) -> bool:
         return bool(self.closed)
@@ -414,6 +420,25 @@ async def test_an_answer_that_closes_or_never_ends_has_the_connection_for_good(w
     behind.transport.resume_reading()
     behind.transport.close()
     assert world.wire.closed == "closed"
+
+
+async def test_who_is_handed_over_is_nobody_s_here_any_more(world: World) -> None:
+    world.hear(GET)
+    (behind,) = world.behinds
+    assert behind.transport is not None
+    behind.answer(b"Content-Type: text/event-stream\r\nConnection: close\r\n", b"data: 1\n\n")
+    behind.transport.pause_reading()
+    viewer = Behind()
+    assert hand_over(behind.transport, viewer) is world.wire
+    assert (world.wire.protocol, world.wire.reads) == (viewer, True)
+    assert not world.listener.connections
+    await world.listener.close(5)
+    await turns()
+    assert not world.wire.closed
+    assert not behind.is_lost
+    world.wire.close()
+    await turns()
+    assert viewer.is_lost
 
 
 async def test_what_goes_behind_for_good_waits_for_what_was_asked_before(world: World) -> None:

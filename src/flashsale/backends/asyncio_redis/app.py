@@ -120,6 +120,7 @@ async def _serve(settings: Settings, stopping: asyncio.Event, authorities: _Auth
     stream.drain(STREAM_DRAIN_SECONDS)
     await lane.close(DRAIN_SECONDS)
     await traffic_runner.cleanup()  # 2. no new connection; answer what was asked
+    await stream.seen_off(DRAIN_SECONDS)
     stream.close()
     feed.close()
     dispatcher.close()  # 3. nobody asks any more

@@ -228,6 +228,7 @@ async def show_stock(stream: Stream, request: web.Request) -> web.StreamResponse
     viewer, standing = await stream.register(watch, request.remote or "")
     if viewer is None:
         return _streaming(web.Response(body=stream.refused()))
+    is_served = False
     try:
         if standing is Standing.UNKNOWN:
             raise wire.Refusal(Verdict.UNKNOWN_SKU, DETAILS[Verdict.UNKNOWN_SKU])
@@ -238,9 +239,11 @@ async def show_stock(stream: Stream, request: web.Request) -> web.StreamResponse
         response = _streaming(web.StreamResponse())
         if request.method != "HEAD":
             await stream.serve(viewer, request, response)
+            is_served = True
         return response
     finally:
-        stream.leave(viewer)
+        if not is_served:
+            stream.leave(viewer)
 
 
 async def livez(_: web.Request) -> web.Response:

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import functools
 import socket
 import time
 from collections.abc import Callable, Collection
+from typing import cast
 
 import structlog
 from aiohttp import web
@@ -12,12 +14,15 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from flashsale.authority.client import Authority, AuthorityUnavailable
+from flashsale.lane.connection import hand_over
 from flashsale.stream import hub, wakeup, wire
 from flashsale.stream.metrics import StreamMetrics
 
 FIRST_WORD_SECONDS = 2.0  # until a viewer must be answered, with or without PostgreSQL; one reading takes less or fails
 CONNECT_SECONDS = 1.0
 KEEPALIVE = {socket.TCP_KEEPIDLE: 5, socket.TCP_KEEPINTVL: 2, socket.TCP_KEEPCNT: 3}
+CHUNKS_MAX = 64  # frames in hand, of different SKUs
+LAST_CHUNK = b"0\r\n\r\n"
 RECONNECT_SECONDS = 0.5  # between tries to hear wake-ups; the beat carries on meanwhile
 
 log = structlog.get_logger()
@@ -50,6 +55,7 @@ class Stream:
         self._read_soon = asyncio.Event()
         self._tell_soon = asyncio.Event()
         self._was_read = asyncio.Event()  # a new one for each reading
+        self._left = asyncio.Event()
         self._metrics = metrics
         metrics.follow(lambda: self._hub.viewers, lambda: self._hub.age(time.monotonic()))
         self.task = asyncio.create_task(self._run())  # ends only with the process: whoever runs it must watch it
@@ -72,24 +78,38 @@ class Stream:
         return viewer, standing
 
     async def serve(self, viewer: hub.Viewer, request: web.Request, response: web.StreamResponse) -> None:
-        """Tell the viewer until one side ends it. ``response`` is prepared here and nowhere else."""
+        """Tell the viewer from here on; whichever side ends it, its place is given back. ``response`` is prepared here and nowhere else.
+
+        Whoever answers may go: task, request and response would else be kept for hours, at 13 KiB a viewer.
+        """
         await response.prepare(request)
-        transport = request.transport
-        if transport is None:
+        protocol = request.protocol
+        if protocol.transport is None or protocol.transport.is_closing():
+            self.leave(viewer)
             return
-        connection: socket.socket = transport.get_extra_info("socket")
+        connection: socket.socket = protocol.transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, hub.SEND_BYTES)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, hub.DEAD_MS)
-        sink = _Sink(transport, is_chunked=request.version >= (1, 1))
+        sink = _Sink(self, viewer, is_chunked=request.version >= (1, 1))
         first = self._hub.start(viewer, sink, time.monotonic())
         self._tell_soon.set()
-        with contextlib.suppress(ConnectionError):
-            await response.write(first)  # it leaves before this waits for anything, so before any frame of the hub
-            await sink.ended.wait()
+        await response.write(first)  # does not wait: it is short, and the first
+        sink.connection_made(hand_over(protocol.transport, sink))
+        protocol.transport = None  # it would be closed with what follows
+        protocol.connection_lost(None)  # for aiohttp its client has left, so it forgets all it knows of it
+
+    async def seen_off(self, within_s: float) -> None:
+        """Return when nobody watches any more, or after ``within_s``."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while self._hub.viewers:
+                    self._left.clear()
+                    await self._left.wait()
 
     def leave(self, viewer: hub.Viewer) -> None:
         """Give the place back."""
         self._hub.leave(viewer)
+        self._left.set()
 
     def refused(self) -> bytes:
         """The words to one who cannot be shown anything now."""
@@ -160,31 +180,51 @@ class Stream:
             await asyncio.sleep(RECONNECT_SECONDS)
 
 
-class _Sink:
-    # Frames go to the transport directly: awaiting aiohttp's writer would take a task per viewer and frame.
+class _Sink(asyncio.Protocol):
+    # One viewer's connection, and all that is kept of it: its transport, its place at the hub, and this.
 
-    def __init__(self, transport: asyncio.WriteTransport, *, is_chunked: bool) -> None:
-        self._transport = transport
+    __slots__ = ("_is_chunked", "_stream", "_transport", "_viewer")
+
+    def __init__(self, stream: Stream, viewer: hub.Viewer, *, is_chunked: bool) -> None:
+        self._stream = stream
+        self._viewer = viewer
         self._is_chunked = is_chunked
-        self.ended = asyncio.Event()
+        self._transport: asyncio.Transport | None = None  # until it is handed over
 
     @property
     def is_gone(self) -> bool:
-        return self._transport.is_closing()
+        return self._transport is None or self._transport.is_closing()
 
     @property
     def is_ready(self) -> bool:
-        return not self._transport.get_write_buffer_size()
+        return self._transport is not None and not self._transport.get_write_buffer_size()
 
     def send(self, frame: bytes) -> None:
-        self._transport.write(b"%x\r\n%b\r\n" % (len(frame), frame) if self._is_chunked else frame)
+        assert self._transport is not None, "it was ready"
+        self._transport.write(_chunk(frame) if self._is_chunked else frame)
 
     def close(self) -> None:
-        self.ended.set()
+        if self._transport is not None and not self._transport.is_closing():
+            if self._is_chunked:
+                self._transport.write(LAST_CHUNK)
+            self._transport.close()
 
     def abort(self) -> None:
-        self._transport.abort()
-        self.ended.set()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - gone is gone
+        self._transport = None
+        self._stream.leave(self._viewer)
+
+
+@functools.lru_cache(maxsize=CHUNKS_MAX)
+def _chunk(frame: bytes) -> bytes:
+    # The same for all who are told the same.
+    return b"%x\r\n%b\r\n" % (len(frame), frame)
 
 
 async def _heard(event: asyncio.Event, within_s: float | None) -> None:
