@@ -1,8 +1,8 @@
-"""``python -m benchmarks.strategies.client STORES``: one process of a storm. Commands on stdin, what happens on stdout, JSON lines both ways.
+"""``python -m benchmarks.strategies.client``: one process of a storm. Commands on stdin, what happens on stdout, JSON lines both ways.
 
 Every line is written at once and by one system call: what a process said before it was killed is heard. Commands::
 
-    {"do": "open", "strategy": name}                      be connected for it, anew
+    {"do": "open", "strategy": name, "stores": {...}}     be connected for it, anew
     {"do": "serve", "hold": [moment, ...], "delay_ms": n} decide from now on, for a strategy that has a process of its own for that
     {"do": "buy", "item": i, "attempts": [...], "hold": [moment, ...], "delay_ms": n, "after_ms": n}
     {"do": "go"}                                          nobody is held any more
@@ -27,7 +27,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from benchmarks.strategies.catalogue import STRATEGIES
+from benchmarks.strategies.catalogue import strategy as strategy_called
 from benchmarks.strategies.oracle import Told
 from benchmarks.strategies.strategy import Stores, Strategy
 
@@ -70,8 +70,7 @@ class Held:
 class Client:
     """Does what it is told."""
 
-    def __init__(self, stores: Stores) -> None:
-        self._stores = stores
+    def __init__(self) -> None:
         self._opened = asyncio.Event()
         self._hold: Collection[str] = ()
         self._delay_ms = 0.0
@@ -93,9 +92,9 @@ class Client:
         finally:
             await self._close()
 
-    async def do_open(self, strategy: str) -> None:
+    async def do_open(self, strategy: str, stores: dict[str, Any]) -> None:
         await self._close()
-        self._strategy = await STRATEGIES[strategy](self._stores).__aenter__()
+        self._strategy = await strategy_called(strategy)(Stores(**stores)).__aenter__()
         say(**{"is": "opened"})
 
     async def do_serve(self, hold: Collection[str], delay_ms: float) -> None:
@@ -153,11 +152,5 @@ class Client:
             self._strategy = None
 
 
-def main() -> None:
-    """STORES is a JSON object of strategy.Stores."""
-    stores = json.loads(os.environ["LAB_STORES"])
-    asyncio.run(Client(Stores(**stores)).run())
-
-
 if __name__ == "__main__":
-    main()
+    asyncio.run(Client().run())

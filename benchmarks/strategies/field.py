@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from pathlib import Path
 from typing import Any
 
-from benchmarks.strategies.catalogue import STRATEGIES
+from benchmarks.strategies.catalogue import strategy
 from benchmarks.strategies.engine import Engine
 from benchmarks.strategies.processes import Client, Own, environment_of
 from benchmarks.strategies.stores import OwnRedis, SlowWay, database, redis
@@ -36,29 +36,20 @@ class Field:
     @contextlib.asynccontextmanager
     async def trying(self, name: str) -> AsyncIterator[Strategy]:
         """Everything is there for this strategy's trials: installed, clients connected, its servers started."""
-        kind = STRATEGIES[name]
+        kind = strategy(name)
         async with contextlib.AsyncExitStack() as stack:
             stores = self.stores
             if issubclass(kind, Engine):
                 await kind(stores).install()
                 stack.push_async_callback(self._stop_ours)
                 await self._start_ours(kind)
-                stores = stores._replace(
-                    servers=tuple(own.url for role in dict.fromkeys(kind.servers) for own in self.own(role))
-                )
-            self._strategy = await kind(stores).__aenter__()
-            stack.push_async_callback(self._strategy.__aexit__)
+                urls = tuple(own.url for role in dict.fromkeys(kind.servers) for own in self.own(role))
+                stores = stores._replace(servers=urls)
+            self._strategy = await stack.enter_async_context(kind(stores))
             if not issubclass(kind, Engine):
                 await self._strategy.install()
-            for client in self.clients:
-                stack.push_async_callback(client.kill)
-                # each asks another server first
-                turned = stores.servers[client.number % 2 :] + stores.servers[: client.number % 2]
-                await client.start(stores._replace(servers=turned))
-            await self.opened(range(PROCESSES + 1), name, _nothing)
+            await self.opened(range(PROCESSES + 1), _nothing)
             yield self._strategy
-        while not self.heard.empty():  # what the killed ones said last
-            self.heard.get_nowait()
 
     def own(self, role: str) -> list[Own]:
         """The engine's processes of a role."""
@@ -87,10 +78,14 @@ class Field:
         await self._strategy.__aexit__()
         await self._strategy.__aenter__()
 
-    async def opened(self, numbers: Collection[int], name: str, hear: Hear) -> None:
+    async def opened(self, numbers: Collection[int], hear: Hear) -> None:
         """These clients are connected, anew if they were."""
+        assert self._strategy is not None
+        stores = self._strategy.at
         for number in numbers:
-            self.clients[number].tell("open", strategy=name)
+            turned = stores.servers[number % 2 :] + stores.servers[: number % 2]  # each asks another server first
+            told = stores._replace(servers=turned)._asdict()
+            self.clients[number].tell("open", strategy=self._strategy.name(), stores=told)
         await self._said("opened", numbers, hear)
 
     async def served(self, hold: Sequence[str], delay_ms: float, hear: Hear) -> None:
@@ -98,13 +93,12 @@ class Field:
         self.clients[self.server].tell("serve", hold=list(hold), delay_ms=delay_ms)
         await self._said("serving", [self.server], hear)
 
-    async def restarted(self, number: int, name: str, hear: Hear) -> None:
+    async def restarted(self, number: int, hear: Hear) -> None:
         """Kill -9 a client, and start it again."""
         await self.clients[number].kill()
         await self._said("gone", [number], hear)
-        assert self._strategy is not None
-        await self.clients[number].start(self._strategy.at)
-        await self.opened([number], name, hear)
+        await self.clients[number].start()
+        await self.opened([number], hear)
 
     async def _said(self, what: str, numbers: Collection[int], hear: Hear) -> None:
         missing = set(numbers)
@@ -136,7 +130,12 @@ async def opened(
 ) -> AsyncIterator[Field]:
     """A field of one's own: a new database on this PostgreSQL, whose URL is the owner's, and a Redis that may die."""
     async with database(postgres_url) as url, redis(folder) as own, SlowWay(url).opened() as way:
-        yield Field(Stores(url, own.url, rabbitmq_url), own, way, folder, environment)
+        field = Field(Stores(url, own.url, rabbitmq_url), own, way, folder, environment)
+        async with contextlib.AsyncExitStack() as stack:
+            for client in field.clients:
+                stack.push_async_callback(client.kill)
+                await client.start()
+            yield field
 
 
 def _nothing(_: int, said: dict[str, Any]) -> None:

@@ -42,12 +42,12 @@ class Client:
         self._child: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
 
-    async def start(self, stores: Stores) -> None:
+    async def start(self) -> None:
         """Start, or start again."""
         self._child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "benchmarks.strategies.client"),
             cwd=REPOSITORY,
-            env={**self._environment, "LAB_STORES": json.dumps(stores._asdict())},
+            env=dict(self._environment),
             stdin=PIPE,
             stdout=PIPE,
             limit=LINE_BYTES_MAX,

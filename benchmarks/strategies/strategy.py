@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from benchmarks.strategies.oracle import Kind
 
-CONNECTIONS = 6  # of each client process to PostgreSQL
+CONNECTIONS = 6  # of each client process to PostgreSQL, at most; the first rush opens them
 TRIES_MAX = 1_000  # of one attempt that must begin anew; more is a fault of the lab
 
 
@@ -111,7 +111,7 @@ class Strategy(ABC):
 
     @abstractmethod
     async def install(self) -> None:
-        """Make what it needs in the stores, once."""
+        """Make what it needs in the stores, anew."""
 
     @abstractmethod
     async def prepare(self, item: str, stock: int) -> None:
@@ -150,7 +150,7 @@ class Sql(Strategy):
     async def __aenter__(self) -> Self:
         self.pool = await asyncpg.create_pool(
             self.at.postgres,
-            min_size=CONNECTIONS,
+            min_size=1,
             max_size=CONNECTIONS,
             server_settings={"search_path": self.name(), "application_name": self.name()},
         )
@@ -161,6 +161,7 @@ class Sql(Strategy):
 
     async def install(self) -> None:
         async with self.pool.acquire() as connection, connection.transaction():
+            await connection.execute(f"DROP SCHEMA IF EXISTS {self.name()} CASCADE")
             await connection.execute(f"CREATE SCHEMA {self.name()}")
             await connection.execute(self.tables)
 

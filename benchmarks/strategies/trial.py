@@ -131,12 +131,12 @@ class Watch:
 
     async def opened(self, *numbers: int) -> None:
         """These processes are connected anew."""
-        await self.field.opened(numbers, self.strategy.name(), self.hear)
+        await self.field.opened(numbers, self.hear)
 
     async def kill(self, number: int, hold: Sequence[str] = (), delay_ms: float = 0) -> list[str]:
         """Kill -9 a client and start it again; whose buyers were waiting with it, and now know nothing."""
         self.steps.append(Step(time.monotonic_ns(), number, self.name("-"), "killed -9"))
-        await self.field.restarted(number, self.strategy.name(), self.hear)
+        await self.field.restarted(number, self.hear)
         self.steps.append(Step(time.monotonic_ns(), number, self.name("-"), "started again"))
         self.held = {attempt: by for attempt, by in self.held.items() if by != number}
         if self.strategy.serves and number == self.field.server:

@@ -83,6 +83,7 @@ async def try_strategy(field: Field, name: str, effort: Effort, say: Callable[[s
         for what in attacks_on(type(strategy)):
             attacks[what] = await attacked(field, strategy, what, effort.ours if strategy.is_ours else effort.attacks)
             say(f"{name}, {what}: {_words(attacks[what].trials)}")
+        await storm(field, strategy, -1, 0, killed=False)  # opens every connection, and counts for nothing
         rushes = [
             (delay_ms, killed, times)
             for delay_ms, killed, times in ((0, False, effort.rushes), (KILLED_MS, True, effort.killed))
