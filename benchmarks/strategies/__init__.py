@@ -14,6 +14,7 @@ The result is one JSON object. Beside ``tables``, ``notes`` and ``passed`` (fals
       ours         bool                          one of the two backends, by its real processes
       stores       ["postgres", ...]
       verdict      "oversells" | "undersells" | "sells twice" | "safe"     the worst that was found, computed
+      trials, oversold_trials   int              all of them, of attacks and storms
       as_claimed   bool
       contradictions  [sentence, ...]            what was found and not claimed, or claimed and not found
       attacks      {attack: {                    only those that can happen to it

@@ -19,7 +19,7 @@ from benchmarks.strategies.picture import draw
 from benchmarks.strategies.report import whole
 from benchmarks.strategies.trials import Effort, result, try_strategy
 
-FULL = Effort(attacks=20, ours=5, rushes=10, killed=5, races=7, delays_ms=(0, 1, 4, 16, 64))
+FULL = Effort(attacks=20, ours=5, rushes=10, killed=5, races=2, delays_ms=(0, 1, 4, 16, 64))
 QUICK = Effort(attacks=2, ours=1, rushes=1, killed=0, races=1, delays_ms=(0, 16))
 
 

@@ -13,7 +13,8 @@ copy may only refuse.
 """
 
 from benchmarks.strategies.oracle import Kind
-from benchmarks.strategies.strategy import WITHOUT_KEY, Moment, SqlAndRedis, breaks
+from benchmarks.strategies.sql_and_redis import SqlAndRedis
+from benchmarks.strategies.strategy import WITHOUT_KEY, Moment, breaks
 
 COPY_SECONDS = 60
 

@@ -29,31 +29,35 @@ def draw(strategies: Sequence[Mapping[str, Any]], stem: Path) -> list[Path]:
     naive = {title: of for title, of in storms.items() if any(one["oversold_trials"] for one in of)}
     held = [of for title, of in storms.items() if title not in naive]
     places = {one["delay_ms"]: place for place, one in enumerate(next(iter(storms.values())))}
+    arranged = len(places)  # a place of its own behind them
+    met = {one["title"]: _met(one["attacks"]["meet"]) for one in strategies}
     for number, (title, of) in enumerate(naive.items()):
         colour, mark = STYLES[number % len(STYLES)]
         shift = SPREAD * len(places) * (number - (len(naive) - 1) / 2) * 2
-        _rates(above, of, places, shift, colour=colour, mark=mark, label=title)
         xs = [places[one["delay_ms"]] + shift for one in of]
+        _rates(above, of, xs, colour=colour, mark=mark, label=title)
+        _rates(above, [met[title]], [arranged + shift], colour=colour, mark=mark)
         below.plot(xs, [sum(one["oversold"]) / one["trials"] for one in of], color=colour, marker=mark, markersize=6)
     if held:
-        label = f"the {len(held)} others, together" if naive else f"all {len(held)}, together"
+        label = f"{len(held)} that never did, together"
         _rates(
             above,
-            [together(column) for column in zip(*held, strict=True)],
-            places,
-            0,
+            [together(one) for one in zip(*held, strict=True)],
+            list(places.values()),
             colour=GREY,
             mark=".",
             label=label,
         )
+        others = [one for title, one in met.items() if title not in naive]
+        _rates(above, [together(others)], [arranged], colour=GREY, mark=".")
         below.plot(list(places.values()), [0] * len(places), color=GREY, marker=".")
     of = next(iter(storms.values()))
     above.set_ylim(-0.03, 1.03)
     above.set_ylabel("share of races that oversold")
     above.legend(frameon=False, fontsize=8, loc="center left")
     below.set_ylabel("units oversold per race")
-    below.set_xlabel("delay between check and act, ms")
-    below.set_xticks(list(places.values()), [f"{delay:g}" for delay in places])
+    below.set_xlabel("delay between check and act, ms; last, all held there until everybody has checked")
+    below.set_xticks([*places.values(), arranged], [*(f"{delay:g}" for delay in places), "arranged"])
     for axes in (above, below):
         axes.grid(axis="y", color="#dddddd", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
@@ -73,27 +77,32 @@ def draw(strategies: Sequence[Mapping[str, Any]], stem: Path) -> list[Path]:
     return paths
 
 
-def together(column: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The storms of several strategies that never oversold, with the interval of all their trials."""
-    trials = sum(one["trials"] for one in column)
-    low, high = bounds(0, trials)
-    return {"delay_ms": column[0]["delay_ms"], "oversold_trials": 0, "trials": trials, "low": low, "high": high}
+def together(of: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The trials of several strategies, with the interval of all of them."""
+    return _rate(sum(one["oversold_trials"] for one in of), sum(one["trials"] for one in of))
+
+
+def _met(attack: Mapping[str, Any]) -> dict[str, Any]:
+    return _rate(attack["found"].get("oversold", 0), attack["trials"])
+
+
+def _rate(hits: int, trials: int) -> dict[str, Any]:
+    low, high = bounds(hits, trials)
+    return {"oversold_trials": hits, "trials": trials, "low": low, "high": high}
 
 
 def _rates(
     axes: Axes,
     of: Sequence[Mapping[str, Any]],
-    places: Mapping[float, int],
-    shift: float,
+    xs: Sequence[float],
     *,
     colour: str,
     mark: str,
-    label: str,
+    label: str | None = None,
 ) -> None:
     rates = [one["oversold_trials"] / one["trials"] for one in of]
     bars = [
         [rate - one["low"] for rate, one in zip(rates, of, strict=True)],
         [one["high"] - rate for rate, one in zip(rates, of, strict=True)],
     ]
-    xs = [places[one["delay_ms"]] + shift for one in of]
     axes.errorbar(xs, rates, yerr=bars, color=colour, marker=mark, markersize=6, linewidth=1.2, capsize=3, label=label)

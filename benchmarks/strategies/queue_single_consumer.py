@@ -19,7 +19,8 @@ import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
 
 from benchmarks.strategies.oracle import Kind
-from benchmarks.strategies.strategy import Moment, Moments, Sql, breaks
+from benchmarks.strategies.sql import Sql
+from benchmarks.strategies.strategy import Moment, Moments, breaks
 
 QUEUE = "lab.attempts"
 REPLIES = "amq.rabbitmq.reply-to"  # the broker's own, which takes answers back to who asked

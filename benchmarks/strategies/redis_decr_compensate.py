@@ -12,7 +12,8 @@ and have somebody put right what stays open; and never let the counter be the au
 """
 
 from benchmarks.strategies.oracle import Kind
-from benchmarks.strategies.strategy import WITHOUT_KEY, Moment, SqlAndRedis, breaks
+from benchmarks.strategies.sql_and_redis import SqlAndRedis
+from benchmarks.strategies.strategy import WITHOUT_KEY, Moment, breaks
 
 
 class DecrCompensate(SqlAndRedis):

@@ -12,7 +12,8 @@ counter says again what was sold long ago, and PostgreSQL, which knows better, i
 """
 
 from benchmarks.strategies.oracle import Kind
-from benchmarks.strategies.strategy import WITHOUT_KEY, Moment, SqlAndRedis, breaks
+from benchmarks.strategies.sql_and_redis import SqlAndRedis
+from benchmarks.strategies.strategy import WITHOUT_KEY, Moment, breaks
 
 
 class GetThenDecr(SqlAndRedis):

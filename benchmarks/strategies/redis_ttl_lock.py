@@ -15,7 +15,8 @@ every lock and is compared when writing, or the conditional UPDATE, which needs 
 import asyncio
 
 from benchmarks.strategies.oracle import Kind
-from benchmarks.strategies.strategy import TRIES_MAX, WITHOUT_KEY, Moment, SqlAndRedis, breaks
+from benchmarks.strategies.sql_and_redis import SqlAndRedis
+from benchmarks.strategies.strategy import TRIES_MAX, WITHOUT_KEY, Moment, breaks
 
 LIFE_MS = 40
 PAUSE_SECONDS = 0.005

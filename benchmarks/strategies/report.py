@@ -9,6 +9,7 @@ from benchmarks.strategies.strategy import ATTACKS
 NOT_POSSIBLE = "-"
 NOTHING = "holds"
 STEPS_MAX = 40
+RULE_OF_THREE = 3
 
 
 def whole(strategies: Sequence[Mapping[str, Any]], pictures: Sequence[str]) -> dict[str, Any]:
@@ -97,10 +98,10 @@ def _notes(strategies: Sequence[Mapping[str, Any]]) -> list[str]:
                 notes.append(
                     f"{one['name']}, {what}: caught in {of['caught']} of {of['trials']}, so in at least {of['low']:.0%} (95%){void}"
                 )
-        if one["ours"] or one["verdict"] == "sells twice":
-            count = sum(of["trials"] for of in one["attacks"].values()) + sum(of["trials"] for of in one["storms"])
+        if not one["oversold_trials"]:
+            most = min(1.0, RULE_OF_THREE / one["trials"])
             notes.append(
-                f"{one['name']}: oversold in 0 of {count} trials, so in less than {min(1.0, 3 / count):.1%} (95%, three over n)"
+                f"{one['name']}: oversold in 0 of {one['trials']} trials, so in less than {most:.1%} (95%, three over n)"
             )
         notes += [f"NOT AS CLAIMED: {one['name']}: {words}" for words in one["contradictions"]]
     trace = next((trace for one in strategies for trace in one["traces"] if trace["kind"] == "oversold"), None)

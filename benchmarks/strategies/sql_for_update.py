@@ -8,7 +8,8 @@ What it does not do: know a buyer who asks again because the answer was lost. Th
 """
 
 from benchmarks.strategies.oracle import Kind
-from benchmarks.strategies.strategy import Moment, Sql, breaks
+from benchmarks.strategies.sql import Sql
+from benchmarks.strategies.strategy import Moment, breaks
 
 
 class ForUpdate(Sql):

@@ -11,7 +11,8 @@ A transaction around it changes nothing under READ COMMITTED. The mend: one cond
 """
 
 from benchmarks.strategies.oracle import Kind
-from benchmarks.strategies.strategy import WITHOUT_KEY, Moment, Sql, breaks
+from benchmarks.strategies.sql import Sql
+from benchmarks.strategies.strategy import WITHOUT_KEY, Moment, breaks
 
 
 class ReadThenWrite(Sql):

@@ -13,7 +13,8 @@ import random
 import asyncpg
 
 from benchmarks.strategies.oracle import Kind
-from benchmarks.strategies.strategy import TRIES_MAX, Moment, Sql, breaks
+from benchmarks.strategies.sql import Sql
+from benchmarks.strategies.strategy import TRIES_MAX, Moment, breaks
 
 PAUSE_SECONDS = 0.004
 

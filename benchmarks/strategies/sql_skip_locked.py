@@ -12,7 +12,8 @@ What it does not do either: know a buyer who asks again because the answer was l
 """
 
 from benchmarks.strategies.oracle import Kind
-from benchmarks.strategies.strategy import WITHOUT_KEY, Moment, Sql, breaks
+from benchmarks.strategies.sql import Sql
+from benchmarks.strategies.strategy import WITHOUT_KEY, Moment, breaks
 
 
 class SkipLocked(Sql):

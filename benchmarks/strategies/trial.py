@@ -28,8 +28,8 @@ class Crowd(NamedTuple):
     spread_ms: int = 0
 
 
-RUSH, RACE = Crowd(6, 24), Crowd(1, 4, 200)
-SIDE_BY_SIDE = 6  # races at a time; each is rare enough to be left to chance
+RUSH, RACE = Crowd(6, 24), Crowd(1, 4, 800)
+SIDE_BY_SIDE = 20  # races at a time: a hundred buyers a second, by whom no store is busy
 
 
 class Step(NamedTuple):

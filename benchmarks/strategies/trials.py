@@ -94,8 +94,11 @@ async def try_strategy(field: Field, name: str, effort: Effort, say: Callable[[s
             storms.append(Stormed(delay_ms, killed, RUSH, trials))
             say(f"{name}, a rush{' and a kill' if killed else ''}: {_words(trials)}")
         chance = Random(name)
-        for delay_ms in effort.delays_ms:
-            trials = [one for _ in range(effort.races) for one in await races(field, strategy, chance, delay_ms)]
+        raced: dict[int, list[Trial]] = {delay_ms: [] for delay_ms in effort.delays_ms}
+        for _ in range(effort.races):  # all delays in every round: a slow minute is everybody's
+            for delay_ms, so_far in raced.items():
+                so_far.extend(await races(field, strategy, chance, delay_ms))
+        for delay_ms, trials in raced.items():
             storms.append(Stormed(delay_ms, killed=False, crowd=RACE, trials=trials))
             say(f"{name}, races, {delay_ms} ms: {_words(trials)}")
     return Seen(type(strategy), attacks, storms)
@@ -130,10 +133,7 @@ def contradictions(seen: Seen) -> list[str]:
             wrong.append(
                 f"{what}: {' and '.join(sorted(claims))} in {len(of.trials) - missed} of {len(of.trials)} trials only"
             )
-    everywhere = [one for of in seen.attacks.values() for one in of.trials] + [
-        t for of in seen.storms for t in of.trials
-    ]
-    for kind, trials in sorted(tally(everywhere).items()):
+    for kind, trials in sorted(tally(_every(seen)).items()):
         if kind not in known:
             wrong.append(f"{kind} in {trials} trials, of which nothing is known")
     return wrong
@@ -148,7 +148,7 @@ def verdict(found: Iterable[Kind]) -> str:
 def result(seen: Seen) -> dict[str, Any]:
     """As the package describes it. Pure."""
     wrong = contradictions(seen)
-    every = [one for of in seen.attacks.values() for one in of.trials] + [t for of in seen.storms for t in of.trials]
+    every = _every(seen)
     text = seen.strategy.text()
     return {
         "name": seen.strategy.name(),
@@ -158,6 +158,8 @@ def result(seen: Seen) -> dict[str, Any]:
         "ours": seen.strategy.is_ours,
         "stores": list(seen.strategy.stores),
         "verdict": verdict(tally(every)),
+        "trials": len(every),
+        "oversold_trials": tally(every)[Kind.OVERSOLD],
         "as_claimed": not wrong,
         "contradictions": wrong,
         "attacks": {
@@ -166,6 +168,11 @@ def result(seen: Seen) -> dict[str, Any]:
         "storms": [_storm(of) for of in seen.storms],
         "traces": list(_traces(seen)),
     }
+
+
+def _every(seen: Seen) -> list[Trial]:
+    attacks, storms = (of.trials for of in seen.attacks.values()), (of.trials for of in seen.storms)
+    return [one for trials in (*attacks, *storms) for one in trials]
 
 
 def tally(trials: Iterable[Trial]) -> Counter[Kind]:

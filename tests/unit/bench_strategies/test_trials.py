@@ -121,6 +121,7 @@ def test_everything_is_told_and_can_be_written_down(tmp_path: Path) -> None:
         "sql_read_then_write, meet: caught in 20 of 20, so in at least 83% (95%); 1 more did not come about"
         in said["notes"]
     )
+    assert "sql_for_update: oversold in 0 of 23 trials, so in less than 13.0% (95%, three over n)" in said["notes"]
     assert any("the trace of one oversell" in note for note in said["notes"])
     assert whole([naive, {**safe, "as_claimed": False}], [])["passed"] is False
     png, svg = draw([naive, safe], tmp_path / "strategies")
