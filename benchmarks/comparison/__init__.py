@@ -7,5 +7,10 @@
 * ``sockets``      the crowd's connections
 * ``generate``     a trial's shoppers as a process: crowd and sockets, and the raw rows they leave
 * ``flight``       how many were under way at once, from raw intervals; pure
+* ``plan``         which trials a run has, and in which order; pure
+* ``gates``        when a trial may be believed; pure
+* ``observe``      who looks on, one observer per file
+* ``engine``       the engine under trial: started, sold in, audited, ended; and the run
+* ``machine``      what it all ran on
 * ``null``         a server that does nothing, for what the generator itself can do
 """

@@ -11,8 +11,12 @@
         stock.csv.gz                         STOCK: units left, by who says so
         queues.csv.gz                        QUEUES: long form, a row per number: what waits, and where
         events.json                          [Event]: marks on the time axis
+        told.jsonl.gz                        what shoppers asked and heard, as the auditor reads it (benchmarks/load/told.py)
+        load.json                            the generator's orders
       lab.json                               optional: what the strategy lab found
     FLASH_HOME/benchmarks/running.json       Running: while a run goes on, and removed at its end
+
+A run whose time was up, or that was interrupted, has no ``ended_at`` and fewer folders than its plan; what there is, is whole.
 
 Law 1: every ``_ns`` is nanoseconds of CLOCK_MONOTONIC since the *release*, the moment at which the first arrival may happen; what
 came before it is negative. Law 2: an empty field is *never* or *unknown*, and not 0. Law 3: counters are what the kernel or the

@@ -107,40 +107,60 @@ class Crowd:
         self._patience_ns = patience_ns
         self._is_storm = retry == STORM
         self._dice = random.Random(f"{seed}:pauses")
-        # (when, wish): what comes next for it; one entry per wish at most, so it is bounded by them
-        self._due = [(wish.intended_ns, seq) for seq, wish in enumerate(wishes)]
-        heapq.heapify(self._due)
+        # Made before anybody comes: ten thousand at one moment would wait for it.
+        self._first = [_buy(wish, 0) for wish in wishes]
+        self._arrived = 0  # of the wishes, which come in order
+        # (when, wish) of those that asked before; one entry per wish at most, so it is bounded by them
+        self._due: list[tuple[int, int]] = []
 
     @property
     def next_due(self) -> int | None:
         """When the next request is due; None while all that are left wait for answers."""
-        return self._due[0][0] if self._due else None
+        moments = [self._due[0][0]] if self._due else []
+        if self._arrived < len(self.wishes):
+            moments.append(self.wishes[self._arrived].intended_ns)
+        return min(moments, default=None)
 
     def due(self, now: int) -> bool:
         """Is there a request to be sent now? Gives up wishes whose patience has ended on the way."""
-        while self._due and self._due[0][0] <= now:
-            seq = self._due[0][1]
+        while (seq := self._first_due(now)) is not None:
             if now <= self.wishes[seq].intended_ns + self._patience_ns and self.visits[seq].tries < TRIES_MAX:
                 return True
-            heapq.heappop(self._due)
+            self._take(seq)
             self._end(seq, contract.UNSENT if self.visits[seq].sent < 0 else contract.TIMEOUT, -1)
         return False
 
     def begin(self, now: int) -> tuple[Call, bytes]:
         """The request that is due, sent ``now``. To be called once ``due`` said yes, and a connection is there."""
-        _, seq = heapq.heappop(self._due)
-        visit, wish = self.visits[seq], self.wishes[seq]
+        seq = self._first_due(now)
+        assert seq is not None, "due"
+        self._take(seq)
+        visit = self.visits[seq]
         if visit.receipt:
             call = Call(seq, FOLLOW, 0, now, now + FOLLOW_STEP_S * NS + TRY_NS)
-            request = _follow(wish, visit)
+            request = _follow(self.wishes[seq], visit)
         else:
             visit.tries += 1
             call = Call(seq, BUY, visit.unknown, now, now + (STORM_TRY_NS if self._is_storm else TRY_NS))
-            request = _buy(wish, visit.unknown)
+            request = _buy(self.wishes[seq], visit.unknown) if visit.unknown else self._first[seq]
         if visit.sent < 0:
             visit.sent = now
         self.calls.append(call)
         return call, request
+
+    def _first_due(self, now: int) -> int | None:
+        # whoever asked before comes first at one moment, as they have waited longer
+        if self._due and self._due[0][0] <= now:
+            return self._due[0][1]
+        if self._arrived < len(self.wishes) and self.wishes[self._arrived].intended_ns <= now:
+            return self._arrived
+        return None
+
+    def _take(self, seq: int) -> None:
+        if seq == self._arrived:
+            self._arrived += 1
+        else:
+            heapq.heappop(self._due)
 
     def answer(self, call: Call, answer: Answer, now: int) -> None:
         """The answer to ``call`` came ``now``."""

@@ -4,8 +4,10 @@ Three lines between it and whoever started it: it says ``{"armed": n}`` once its
 nanoseconds of CLOCK_MONOTONIC, on its standard input; it says the result (JSON) when the last wish is decided and all is written.
 """
 
+import contextlib
 import gc
 import json
+import os
 import resource
 import sys
 import time
@@ -24,6 +26,7 @@ from benchmarks.load import told
 from benchmarks.load.connections import parse_targets
 
 OPEN_WITHIN_S = 60.0
+NICENESS = -15
 SPARE_S = 45.0  # beyond the last arrival and its patience: one look at a queue, and its own time-out
 
 
@@ -31,6 +34,7 @@ def main() -> int:
     spec = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     load = Load(**spec["load"])
     _raise_open_files()
+    niceness = _hurry()
     plans = wishes(load, spec["skus"], spec["seed"])
     crowd = Crowd(plans, patience_ns=round(load.patience_s * NS), retry=load.retry, seed=spec["seed"])
     release = 0
@@ -49,6 +53,7 @@ def main() -> int:
     sockets.drive(crowd, last + round((load.patience_s + SPARE_S) * NS))
     ended = time.monotonic_ns() - release
     result = {
+        "niceness": niceness,
         "cpu_s": time.process_time() - cpu,
         "load_s": ended / NS,
         "clock_step_s": time.time() - time.monotonic() - wall_minus_monotonic,
@@ -71,6 +76,7 @@ def summary(crowd: Crowd) -> dict[str, Any]:
     sold_out = [visit.decided for visit in crowd.visits if visit.outcome == contract.SOLD_OUT]
     sold = [visit.decided for visit in crowd.visits if visit.outcome == contract.SOLD]
     return {
+        "planned": len(pairs),
         "counts": {name: outcomes[name] for name in contract.OUTCOMES},
         "deferred": sum(visit.deferred for visit in crowd.visits),
         "sent_last_ns": max((visit.sent for visit in crowd.visits), default=0),
@@ -143,6 +149,16 @@ def _or_empty(moment: int) -> int | None:
 
 def _ms(ranked: list[int], share: float) -> float | None:
     return ranked[min(len(ranked) - 1, int(share * len(ranked)))] / 1e6 if ranked else None
+
+
+def _hurry() -> int:
+    """
+    Go before the engine, where we may: shoppers have processors of their own, and in their machine's stead ours must not keep them
+    waiting. What it costs the engine is seen in its ``run_delay_s``. Returns the niceness.
+    """
+    with contextlib.suppress(OSError):  # only root may
+        os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
+    return os.getpriority(os.PRIO_PROCESS, 0)
 
 
 def _raise_open_files() -> None:

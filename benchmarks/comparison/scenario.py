@@ -191,6 +191,11 @@ def names() -> list[str]:
 
 def load(name: str, folder: Path = FOLDER) -> Scenario:
     """Raises ScenarioError with everything that is wrong, and for a name that is none."""
+    return parse(name, read(name, folder))
+
+
+def read(name: str, folder: Path = FOLDER) -> dict[str, Any]:
+    """The file as it is. Raises ScenarioError."""
     path = folder / f"{name}.toml"
     if not path.is_file():
         known = sorted(each.stem for each in folder.glob("*.toml"))
@@ -199,10 +204,9 @@ def load(name: str, folder: Path = FOLDER) -> Scenario:
     if len(raw) > FILE_BYTES_MAX:
         raise ScenarioError([f"{path.name} is larger than {FILE_BYTES_MAX} bytes"])
     try:
-        document = tomllib.loads(raw.decode())
+        return tomllib.loads(raw.decode())
     except ValueError as error:
         raise ScenarioError([f"{path.name} is no TOML: {error}"]) from error
-    return parse(name, document)
 
 
 def parse(name: str, document: Mapping[str, Any]) -> Scenario:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 
 from benchmarks.comparison.crowd import Answer, Call, Crowd
 
-AT_ONCE = 32  # requests sent between two looks at what has come
+AT_ONCE = 64  # requests sent between two looks at what has come
 CONNECT_S = 5.0
 LONGEST_SLEEP_S = 0.25
 ANSWER_BYTES_MAX = 256 * 1024  # the longest purchase is a few KiB; more is not our server
@@ -81,7 +81,7 @@ class Sockets:
                 connection = self._free()
                 if connection is None:
                     break
-                self._send(crowd, connection)
+                self._send(crowd, connection, now)
                 sent += 1
             self._look(crowd, 0.0 if sent == AT_ONCE else self._sleep_s(crowd, now))
         for connection in list(self._by_handle.values()):
@@ -129,8 +129,8 @@ class Sockets:
         self._poll.register(sock.fileno(), select.EPOLLOUT)
         return True
 
-    def _send(self, crowd: Crowd, connection: Connection) -> None:
-        call, request = crowd.begin(self._clock())
+    def _send(self, crowd: Crowd, connection: Connection, now: int) -> None:
+        call, request = crowd.begin(now)
         try:
             whole = connection.sock.send(request) == len(request)
         except OSError:

@@ -217,6 +217,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "benchmarks.payments": {"flashsale.authority", "flashsale.payments", "benchmarks.authority"},
     # sends shoppers and looks on from outside, beside others' judgement: the same wire, and nothing else
     "benchmarks.comparison": {"flashsale.contract", "benchmarks.load"},
+    # looks on from outside: /proc, metrics, and the stores' own words
+    "benchmarks.comparison.observe": set(),
+    # starts whole engines, plays the merchant, and has the books audited
+    "benchmarks.comparison.engine": {
+        "flashsale.settings",
+        "flashsale.stack",
+        "flashsale.authority",
+        "flashsale.proof",
+        "benchmarks.comparison",
+    },
+    "benchmarks.comparison.__main__": {"flashsale.settings", "flashsale.stack", "benchmarks.comparison"},
     # knows HTTP and nothing of sales
     "loadbalancer": set(),
     "loadbalancer.config": set(),  # the launcher prints its table before anything is installed
@@ -270,6 +281,8 @@ DRIVERS: dict[str, set[str]] = {
         "benchmarks.authority",
         "benchmarks.backend",  # the merchant's look at the books
         "benchmarks.strategies",  # the patterns of others are made of them
+        "benchmarks.comparison.engine",
+        "benchmarks.comparison.observe",
     },
     "redis": {
         "flashsale.gate",
@@ -279,6 +292,8 @@ DRIVERS: dict[str, set[str]] = {
         "flashsale.backends.gevent_rabbit",
         "benchmarks.peers",
         "benchmarks.strategies",
+        "benchmarks.comparison.engine",  # empties it between trials, and looks at the gate's copy of the stock
+        "benchmarks.comparison.observe",
     },
     "hiredis": {"flashsale.gate"},
     "jwt": {"flashsale.identity"},
@@ -301,6 +316,7 @@ DRIVERS: dict[str, set[str]] = {
         "flashsale.operate.broker",
         "benchmarks.payments",
         "benchmarks.strategies",
+        "benchmarks.comparison.engine",  # drops the queues between trials
     },
 }
 

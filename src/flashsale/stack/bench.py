@@ -23,7 +23,7 @@ from flashsale.settings import ADMIN, ASYNCIO_REDIS, GEVENT_RABBIT, MIXED, REPOS
 from flashsale.stack.console import table
 from flashsale.stack.exits import Exit, StackError
 from flashsale.stack.processes import dies_with_us
-from flashsale.stack.running import Stack, running_stack
+from flashsale.stack.running import Stack, python_environment, running_stack
 from flashsale.stack.services import SYSTEM_PATH, install, may_install
 
 INSTANCE = "bench"
@@ -196,9 +196,22 @@ BENCHES: tuple[Bench, ...] = (
 )
 
 
+# The comparison of the backends: a program of its own, which starts engine after engine and keeps what it saw.
+COMPARISON = "benchmarks.comparison"
+COMPARISON_STOPS_WITHIN_S = 90.0  # it has a whole engine to take down
+SIZES = {
+    "quick": "both backends compared, within ten minutes: estimates, no winners",
+    "standard": "the same within an hour",
+    "full": "the same within five hours: every scenario, as often as a verdict needs",
+    "scenario": "one scenario of the comparison, or several, by name",
+}
+
+
 def options(parser: argparse.ArgumentParser) -> None:
     """One sub-word per row."""
     words = parser.add_subparsers(metavar="what", required=True)
+    for size, summary in SIZES.items():
+        _comparison_options(words, size, summary)
     for bench in BENCHES:
         sub = words.add_parser(
             bench.name,
@@ -224,6 +237,35 @@ def options(parser: argparse.ArgumentParser) -> None:
             _flags(one, subject.parts)
 
 
+def _comparison_options(words: Any, size: str, summary: str) -> None:
+    sub = words.add_parser(
+        size,
+        help=summary,
+        description="Makes trials of benchmarks/comparison/scenarios: the same shoppers at each backend, a fresh engine for every trial, an\n"
+        "audit after it. Everything is kept under FLASH_HOME/comparison; run.json there is the manifest. Exits with 1 if anything\n"
+        "was sold, lost or invented wrongly.\n\n"
+        "examples:\n  ./flash bench quick\n  ./flash bench scenario burst --blocks 3\n  ./flash bench standard --resume",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    sub.set_defaults(comparison=size, names=[])
+    if size == "scenario":
+        sub.add_argument(
+            "names", nargs="+", metavar="NAME", help="a file of benchmarks/comparison/scenarios, without .toml"
+        )
+        sub.add_argument("--blocks", type=int, metavar="N", help="so many blocks, instead of what the file says")
+    sub.add_argument("--seed", type=int, default=1, help="of arrivals and order (default: 1)")
+    earlier = sub.add_mutually_exclusive_group()
+    earlier.add_argument(
+        "--resume",
+        nargs="?",
+        const="latest",
+        metavar="FOLDER",
+        help="bring an interrupted run to its end (default: the latest)",
+    )
+    earlier.add_argument("--again", type=Path, metavar="FOLDER", help="the same trials as in an earlier run's manifest")
+
+
 def _flags(parser: argparse.ArgumentParser, parts: tuple[str, ...]) -> None:
     if parts:
         parser.add_argument(
@@ -235,6 +277,8 @@ def _flags(parser: argparse.ArgumentParser, parts: tuple[str, ...]) -> None:
 
 async def run(parsed: argparse.Namespace, settings: Settings, say: Callable[[str], None]) -> int:
     """Run one benchmark and keep its result under FLASH_HOME/benchmarks. Raises StackError if it cannot be run."""
+    if "comparison" in parsed:
+        return await _compare(parsed)
     bench: Bench = parsed.bench
     _need(bench, settings, say)
     cores = sorted(os.sched_getaffinity(0))
@@ -264,6 +308,28 @@ async def run(parsed: argparse.Namespace, settings: Settings, say: Callable[[str
         print("\n".join(found["notes"]))
     say(f"kept as {path}")
     return Exit.OK if found.get("passed", True) else Exit.FAILED
+
+
+async def _compare(parsed: argparse.Namespace) -> int:
+    words = [parsed.comparison, *parsed.names, "--seed", str(parsed.seed)]
+    words += [
+        word
+        for name in ("blocks", "resume", "again")
+        if (value := getattr(parsed, name, None))
+        for word in (f"--{name}", str(value))
+    ]
+    command = shlex.join(["./flash", "bench", *words])
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", COMPARISON, *words, "--command", command, "--commit", _commit()),
+        cwd=REPOSITORY,
+        env=dict(os.environ) | python_environment(os.environ),  # it reads the settings as we do
+        stdin=asyncio.subprocess.DEVNULL,
+        preexec_fn=dies_with_us(signal.SIGTERM),
+    )
+    try:
+        return await child.wait()
+    finally:
+        await _stop(child, COMPARISON_STOPS_WITHIN_S)
 
 
 def _need(bench: Bench, settings: Settings, say: Callable[[str], None]) -> None:
@@ -351,13 +417,13 @@ def _cpu() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-async def _stop(child: asyncio.subprocess.Process) -> None:
+async def _stop(child: asyncio.subprocess.Process, within_s: float = STOP_WITHIN_S) -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
         if child.returncode is not None:
             return
         child.send_signal(number)
         try:
-            async with asyncio.timeout(STOP_WITHIN_S):
+            async with asyncio.timeout(within_s):
                 await child.wait()
         except TimeoutError:
             continue
