@@ -93,7 +93,9 @@ def assemble(run: RunLeft, code: Mapping[str, Any], say: Callable[[str], None] =
         if place % 20 == 0:
             say(f"{place} of {len(run.trials)} trials read")
     labels = {left.trial.label: left.trial.backend for left in run.trials}
-    cases = [case for case in run.cases if {FIRST, SECOND} <= {left.trial.label for left in run.of(case)}]
+    both = [case for case in run.cases if {FIRST, SECOND} <= {left.trial.label for left in run.of(case)}]
+    # Steps of a series have a row of their own, or none: each more would cost all rows of their strength.
+    cases = [case for case in both if not case.variant]
     correctness = _correctness(measured)
     wrong = {
         row["backend"]: row["wrong"]
@@ -108,7 +110,9 @@ def assemble(run: RunLeft, code: Mapping[str, Any], say: Callable[[str], None] =
         "cases": [_case(run, case) for case in run.cases],
         "trials": [_trial(one) for one in measured],
         "levels": list(_levels(measured, run)),
-        "verdicts": _verdicts(measured, cases, wrong, run.run.seed),
+        "verdicts": _verdicts(
+            measured, cases, [case for case in both if case.variant.startswith(RATE_SETTING)], wrong, run.run.seed
+        ),
         "correctness": correctness,
         "wrong": wrong,
         "gates": list(_gates(run)),
@@ -243,7 +247,7 @@ def _levels(measured: Sequence[Measured], run: RunLeft) -> Iterable[dict[str, An
 
 
 def _verdicts(
-    measured: Sequence[Measured], cases: Sequence[Case], wrong: Mapping[str, str], seed: int
+    measured: Sequence[Measured], cases: Sequence[Case], steps: Sequence[Case], wrong: Mapping[str, str], seed: int
 ) -> list[dict[str, Any]]:
     rows: list[tuple[str, Metric, Effect | None]] = []
     for case, metric in itertools.product(cases, METRICS):
@@ -252,7 +256,7 @@ def _verdicts(
             rows.append(
                 (case.name, metric, statistics.effect(of, same_pairs(measured, case, metric.key), metric.scale, seed))
             )
-    for scenario in dict.fromkeys(case.scenario for case in cases if case.variant.startswith(RATE_SETTING)):
+    for scenario in dict.fromkeys(case.scenario for case in steps):
         of, same = (
             _capacities(measured, scenario, FIRST, SECOND),
             [pair for a, b in SAME for pair in _capacities(measured, scenario, a, b)],
