@@ -57,7 +57,7 @@ async def serve(settings: Settings) -> None:
     await web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG, reuse_address=True).start()
     operations = Operations(ROLE, registry, "stopping")
     operations.is_ready = lambda: not stopping.is_set()
-    ops_runner = await operations.listen(settings.ops_port)
+    ops_runner = await operations.listen(settings.ops_host, settings.ops_port)
     log.info("stream.listens", host=settings.host, port=settings.port)
 
     stopped = asyncio.create_task(stopping.wait())
