@@ -234,7 +234,7 @@ def test_the_admin_page_is_reached_at_its_published_port_and_by_nobody_else() ->
 
 def test_the_operations_page_asks_every_process_but_the_banks_and_the_balancer_where_it_listens() -> None:
     settings = Settings.load(environment_of(ADMIN))
-    asked = {role.name for role in ROLES} - set(GATEWAYS.values())
+    asked = {role.name for role in STARTED} - set(GATEWAYS.values())
     assert settings.targets == {(role, 0): f"http://{role}:9080" for role in asked}
     assert settings.auditor_url == settings.targets["auditor", 0]
     assert {environment_of(name)["FLASH_OPS_HOST"] for name in asked} == {"0.0.0.0"}
