@@ -35,6 +35,16 @@ def test_an_idle_session_is_over() -> None:
     assert sessions.find(token, 1.0) is None  # and does not come back
 
 
+def test_a_session_that_is_only_looked_at_grows_old() -> None:
+    sessions = Sessions()
+    token, session = sessions.begin("olga", "hash", 0.0)
+    for now in (1.0, IDLE_SECONDS / 2, IDLE_SECONDS):
+        assert sessions.last(token, now) is session
+    assert sessions.last(token, IDLE_SECONDS + 1) is None
+    assert sessions.last(token + "x", 0.0) is None
+    assert sessions.find(token, IDLE_SECONDS + 1) is None
+
+
 def test_an_ended_session_and_an_unknown_token_are_none() -> None:
     sessions = Sessions()
     token, _ = sessions.begin("olga", "hash", 0.0)

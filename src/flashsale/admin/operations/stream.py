@@ -64,9 +64,8 @@ class Stream:
                 continue
             taken_at = now
             try:
-                async with asyncio.timeout(
-                    STALL_SECONDS
-                ):  # of one that is larger than all buffers it waits for the end
+                # of a frame that is larger than all buffers it waits for the end
+                async with asyncio.timeout(STALL_SECONDS):
                     await response.write(b"event: figures\nid: %d\ndata: %b\n\n" % (number, frame.data))
             except TimeoutError:
                 transport.abort()
