@@ -207,6 +207,9 @@ class Trial:
     null_ceiling_per_s: float | None  # what the same generator sends and hears at a server that does nothing
     is_linked: bool = False  # LB_LINK: the balancer's shared links, off where backends are compared
     phases_s: Mapping[str, float] = field(default_factory=dict)  # where wall_s went
+    # What viewers saw, if there were any: ``age_ms`` (p50, p95, p99, max: from PostgreSQL's word to the viewer's eye), ``backwards`` and
+    # ``contradictions`` (which must be 0), ``behind`` (who were not shown the last movement), frames by kind.
+    viewed: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""The shoppers' process, and what it says: armed, then the result."""
+"""The shoppers' process and the watchers', and what they say: ready, then the result."""
 
 import asyncio
 import contextlib
@@ -80,6 +80,30 @@ async def shoppers(
         yield Shoppers(process, (await _said(process, ARM_WITHIN_S))["armed"])
 
 
+class Watchers:
+    """People who only watch; all of them have been shown the stock when this has been made."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.pid = process.pid
+        self._process = process
+
+    async def result(self) -> dict[str, Any]:
+        """What they saw until now. Raises StackError."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        return await _said(self._process, STOP_WITHIN_S * 6)
+
+
+@contextlib.asynccontextmanager
+async def watchers(environment: Mapping[str, str], targets: str, sku: str, count: int) -> AsyncIterator[Watchers]:
+    """``count`` viewers of the live stock. Raises StackError when not all of them are shown it."""
+    async with child(environment, "benchmarks.comparison.watch", targets, sku, str(count)) as process:
+        watching = (await _said(process, ARM_WITHIN_S))["watching"]
+        if watching < count:
+            raise StackError(f"only {watching} of {count} watchers were shown the stock")
+        yield Watchers(process)
+
+
 async def _said(process: asyncio.subprocess.Process, within_s: float) -> dict[str, Any]:
     assert process.stdout is not None
     try:
@@ -87,5 +111,5 @@ async def _said(process: asyncio.subprocess.Process, within_s: float) -> dict[st
             line = await process.stdout.readline()
         found: dict[str, Any] = json.loads(line)
     except (TimeoutError, ValueError) as error:
-        raise StackError(f"the shoppers' process said nothing usable ({process.returncode}): {error!r}") from error
+        raise StackError(f"a process of the crew said nothing usable ({process.returncode}): {error!r}") from error
     return found

@@ -23,7 +23,7 @@ from redis.asyncio import Redis
 from benchmarks.comparison import contract
 from benchmarks.comparison.contract import Audit, Event, Planned, Trial
 from benchmarks.comparison.engine import stores
-from benchmarks.comparison.engine.crew import Shoppers, shoppers
+from benchmarks.comparison.engine.crew import Shoppers, Watchers, shoppers, watchers
 from benchmarks.comparison.engine.shop import Sale, open_sale, settle_accounts
 from benchmarks.comparison.gates import Facts, judge, void_reasons
 from benchmarks.comparison.observe import system
@@ -97,13 +97,19 @@ async def run(
             watch.lap("prime")
             busy = await _until_quiet()
             watch.lap("settle")
-            async with shoppers(
-                place.environment, folder, load=scenario.load, skus=sale.skus, seed=seed, targets=targets
-            ) as crowd:
-                watch.lap("arm")
-                facts, found = await _load(
-                    place, stack, crowd, sale, scenario=scenario, folder=folder, busy=busy, events=events, watch=watch
+            async with contextlib.AsyncExitStack() as crew:
+                people = None
+                if scenario.viewers:
+                    people = await crew.enter_async_context(
+                        watchers(place.environment, targets, sale.skus[0], scenario.viewers)
+                    )
+                crowd = await crew.enter_async_context(
+                    shoppers(place.environment, folder, load=scenario.load, skus=sale.skus, seed=seed, targets=targets)
                 )
+                watch.lap("arm")
+                scene = _Scene(place, stack, sale, scenario, crowd, people, busy)
+                facts, found = await _load(scene, folder, events)
+                watch.lap("load")
             audit = await settle_accounts(stack.urls, sale, folder)
             watch.lap("audit")
     except StackError as error:
@@ -143,6 +149,7 @@ async def run(
         null_ceiling_per_s=place.ceiling_per_s,
         is_linked=scenario.engine.linked,
         phases_s=watch.laps,
+        viewed=found.get("viewed", {}),
     )
     contract.write_trial(folder, trial, sorted(events, key=lambda event: event.t_ns))
     return trial, found
@@ -184,31 +191,24 @@ async def _prime(place: Place, stack: Stack, sale: Sale, seed: int, folder: Path
         await crowd.result(PRIMER.seconds + PRIMER.patience_s + SPARE_S)
 
 
-async def _load(
-    place: Place,
-    stack: Stack,
-    crowd: Shoppers,
-    sale: Sale,
-    *,
-    scenario: Scenario,
-    folder: Path,
-    busy: float | None,
-    events: list[Event],
-    watch: "_Stopwatch",
-) -> tuple[Facts, dict[str, Any]]:
-    load = scenario.load
-    async with _observers(place, stack, crowd, sale) as observers:
+async def _load(scene: "_Scene", folder: Path, events: list[Event]) -> tuple[Facts, dict[str, Any]]:
+    load, crowd = scene.scenario.load, scene.crowd
+    async with _observers(scene) as observers:
         before, lost, swapped = system.processor(), system.tcp_losses(), system.swapped_pages()
         release = crowd.release()
-        accident = asyncio.create_task(_accident(stack, scenario, release, events))
+        accident = asyncio.create_task(_accident(scene, release, events))
         try:
             async with watching(list(observers.values()), release):
                 found = await crowd.result(load_seconds(load) + load.patience_s + SPARE_S)
             await accident
         finally:
             accident.cancel()
-        watch.lap("load")
         after, lost_after, swapped_after = system.processor(), system.tcp_losses(), system.swapped_pages()
+        if scene.people is not None:
+            found["viewed"] = await scene.people.result()
+            observers["stock"].rows += [
+                (at - release, sku, available, "viewer") for at, sku, available in found["viewed"].pop("shown")
+            ]
         for name, observer in observers.items():
             contract.write_rows(folder, name, observer.rows)
     events.append(Event(0, "release"))
@@ -230,22 +230,27 @@ async def _load(
         lag_p99_ms=found["lag_p99_ms"],
         response_p99_ms=found["response_p99_ms"],
         generator_cpu=found["cpu_s"] / found["load_s"] if found["load_s"] else 0.0,
-        ceiling_per_s=place.ceiling_per_s,
-        busy_before=busy,
+        ceiling_per_s=scene.place.ceiling_per_s,
+        busy_before=scene.busy,
         steal=(after.steal - before.steal) / max(after.total - before.total, 1e-9),
         clock_step_s=found["clock_step_s"],
         exhausted=found["exhausted"],
         kernel={name: lost_after[name] - lost.get(name, 0) for name in lost_after},
         swapped_pages=(swapped_after or 0) - (swapped or 0),
-        restarts=sum(process.restarts for process in stack.processes) - any(event.kind == "kill" for event in events),
+        restarts=sum(process.restarts for process in scene.stack.processes)
+        - any(event.kind == "kill" for event in events),
     )
     return facts, found
 
 
 @contextlib.asynccontextmanager
-async def _observers(place: Place, stack: Stack, crowd: Shoppers, sale: Sale) -> AsyncIterator[dict[str, Any]]:
+async def _observers(scene: "_Scene") -> AsyncIterator[dict[str, Any]]:
+    place, stack, sale = scene.place, scene.stack, scene.sale
+
     def roots() -> Iterator[tuple[str, int]]:
-        yield "gen", crowd.pid
+        yield "gen", scene.crowd.pid
+        if scene.people is not None:
+            yield "gen", scene.people.pid
         yield "monitor", os.getpid()
         for process in (*place.services.processes, *stack.processes):
             if process.pid is not None:
@@ -293,13 +298,13 @@ async def _until_quiet() -> float | None:
             return after - before
 
 
-async def _accident(stack: Stack, scenario: Scenario, release: int, events: list[Event]) -> None:
-    kill = scenario.accident.kill
+async def _accident(scene: "_Scene", release: int, events: list[Event]) -> None:
+    stack, kill = scene.stack, scene.scenario.accident.kill
     roles = {process.role for process in stack.processes}
     role = VICTIMS.get(kill, "") or next((each for each in roles if ROLES[each] == "backend"), "")
     if not kill or role not in roles:
         return
-    await asyncio.sleep(max(0.0, (release - time.monotonic_ns()) / 1e9 + scenario.accident.at_s))
+    await asyncio.sleep(max(0.0, (release - time.monotonic_ns()) / 1e9 + scene.scenario.accident.at_s))
     pid = await stack.kill(role, 0)
     events.append(Event(time.monotonic_ns() - release, "kill", f"{role} {pid}"))
     [victim] = (process for process in stack.processes if process.role == role and process.spec.index == 0)
@@ -322,6 +327,19 @@ def _model(load: Load) -> str:
 
 def _nobody(_: str) -> None:
     """The run says what matters."""
+
+
+@dataclass(frozen=True)
+class _Scene:
+    # what stands when the doors open
+
+    place: Place
+    stack: Stack
+    sale: Sale
+    scenario: Scenario
+    crowd: Shoppers
+    people: Watchers | None
+    busy: float | None
 
 
 class _Stopwatch:
