@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import http
 import json
 import time
 from collections.abc import AsyncIterator, Callable
@@ -47,14 +48,18 @@ class Viewer:
                     shown = item["available"]
         return shown
 
-    def seqs(self, sku: str) -> list[int]:
-        """Every seq told of one SKU, in order."""
+    def told(self, sku: str) -> list[tuple[int, int]]:
+        """Every (seq, available) told of one SKU, in order."""
         return [
-            item["seq"]
+            (item["seq"], item["available"])
             for event in self.events
             for item in (event.data["stock"] if event.name == "snapshot" else [event.data])
             if item.get("sku") == sku
         ]
+
+    def seqs(self, sku: str) -> list[int]:
+        """Every seq told of one SKU, in order."""
+        return [seq for seq, _ in self.told(sku)]
 
     def states(self, sale: str) -> list[str]:
         """Every state told of one sale, in order."""
@@ -98,6 +103,57 @@ async def viewing(
                 reading.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await reading
+
+
+class Browser:
+    """An EventSource: it comes back when it was told to and says what it saw last; 204, or any error status, is its end.
+
+    ``told`` is every (seq, available) it was told of its SKU, whoever told it.
+    """
+
+    def __init__(self, server: str, sku: str) -> None:
+        self.viewers: list[Viewer] = []  # one per answer
+        self._server = server
+        self.sku = sku
+        self._last_id = ""
+        self._cut = asyncio.Event()
+        self.task = asyncio.create_task(self._run())
+
+    @property
+    def told(self) -> list[tuple[int, int]]:
+        return [told for viewer in self.viewers for told in viewer.told(self.sku)]
+
+    def cut(self) -> None:
+        """Its network fails, for a moment."""
+        self._cut.set()
+
+    async def _run(self) -> None:
+        while True:
+            headers = {"Last-Event-ID": self._last_id} if self._last_id else {}
+            async with viewing(self._server, self.sku, headers=headers) as viewer:
+                self.viewers.append(viewer)
+                if viewer.status != http.HTTPStatus.OK:
+                    return
+                while viewer.ended is None and not self._cut.is_set():
+                    await asyncio.sleep(0.02)
+            self._cut.clear()
+            self._last_id = viewer.events[-1].last_id if viewer.events else self._last_id
+            await asyncio.sleep(viewer.retry_ms / 1000)
+
+
+@contextlib.asynccontextmanager
+async def browsing(number: int, server: str, sku: str) -> AsyncIterator[list[Browser]]:
+    """So many browsers, closed afterwards. One whose stream broke in a way that a browser does not survive is raised."""
+    browsers = [Browser(server, sku) for _ in range(number)]
+    try:
+        yield browsers
+    finally:
+        for browser in browsers:
+            browser.task.cancel()
+        ended = await asyncio.gather(*(browser.task for browser in browsers), return_exceptions=True)
+        broken = [error for error in ended if isinstance(error, Exception)]
+    if broken:
+        raise ExceptionGroup("browsers", broken)
 
 
 async def _read(answer: aiohttp.ClientResponse, viewer: Viewer) -> None:

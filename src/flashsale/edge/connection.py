@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 
 from flashsale.edge.message import Request, Streaming, request_of, take_plain
-from flashsale.lane.answer import Answer, encode, encode_head
+from flashsale.lane.answer import Answer, encode, encode_chunk, encode_head
 from loadbalancer.http1.grammar import Refused
 from loadbalancer.http1.head import RequestHead
 from loadbalancer.http1.reader import End, RequestReader
@@ -163,7 +163,7 @@ class Connection:
 
         def write(frame: bytes) -> None:
             nonlocal waiting
-            self._socket.sendall(waiting + (b"%x\r\n%b\r\n" % (len(frame), frame) if has_chunks else frame))
+            self._socket.sendall(waiting + (encode_chunk(frame) if has_chunks else frame))
             waiting = b""
 
         if answer.serve is None:

@@ -25,6 +25,13 @@ def encode_head(status: int, fields: Mapping[str, str], tail: bytes) -> bytes:
     return b"%b%b\r\n" % (_lines(status, fields).encode("latin-1"), tail)
 
 
+# What many are told is one object, and stays one: a copy for each would be the most that one who does not read it costs.
+@functools.lru_cache(maxsize=64)
+def encode_chunk(piece: bytes) -> bytes:
+    """One piece, not empty, of a body in chunks."""
+    return b"%x\r\n%b\r\n" % (len(piece), piece)
+
+
 # All who are refused alike have the same head: ids have one length. What is somebody's own passes through and is forgotten.
 @functools.lru_cache(maxsize=256)
 def _head(status: int, fields: tuple[tuple[str, str], ...], length: int) -> bytes:

@@ -33,9 +33,9 @@ WATCHED_MAX = 1024  # SKUs of one process: bounds the one query, made-up SKUs in
 TURN_MAX = 64  # deliveries of one turn, at some 10 us each
 SNAPSHOT_SECONDS = 0.1  # how long one encoded snapshot serves newcomers: its "now" may be so far behind
 
-SEND_BYTES = (
-    16_384  # of a viewer's socket, for the edges: the kernel would else keep minutes of old stock for a slow reader
-)
+# Of a viewer's socket, for the edges: the kernel would else keep minutes of old stock for a slow reader. It takes twice that, and
+# with it a viewer who reads nothing costs less than 32 KiB, whatever it watches.
+SEND_BYTES = 4_096
 DEAD_MS = 20_000  # a peer that has acknowledged nothing for so long is gone (TCP_USER_TIMEOUT), for the edges
 
 NEVER = float("-inf")

@@ -13,7 +13,8 @@ from flashsale.contract.verdict import Verdict
 
 PATH = f"{wire.STOCK_PATH}/stream"
 CONTENT_TYPE = "text/event-stream"
-HEADERS: Mapping[str, str] = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # no copy, no proxy's buffer
+# No copy, no compressing on the way, which would hold events up; and no proxy's buffer.
+HEADERS: Mapping[str, str] = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
 LAST_ID_HEADER = "Last-Event-ID"  # sent by a browser that reconnects by itself
 LAST_ID_FIELD = "lastEventId"  # for a page that was reloaded, which cannot set headers
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import functools
 import socket
 import time
 from collections.abc import Callable, Collection
@@ -14,6 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from flashsale.authority.client import Authority, AuthorityUnavailable
+from flashsale.lane.answer import encode_chunk
 from flashsale.lane.connection import hand_over
 from flashsale.stream import hub, wakeup, wire
 from flashsale.stream.metrics import StreamMetrics
@@ -21,7 +21,6 @@ from flashsale.stream.metrics import StreamMetrics
 FIRST_WORD_SECONDS = 2.0  # until a viewer must be answered, with or without PostgreSQL; one reading takes less or fails
 CONNECT_SECONDS = 1.0
 KEEPALIVE = {socket.TCP_KEEPIDLE: 5, socket.TCP_KEEPINTVL: 2, socket.TCP_KEEPCNT: 3}
-CHUNKS_MAX = 64  # frames in hand, of different SKUs
 LAST_CHUNK = b"0\r\n\r\n"
 RECONNECT_SECONDS = 0.5  # between tries to hear wake-ups; the beat carries on meanwhile
 
@@ -201,7 +200,7 @@ class _Sink(asyncio.Protocol):
 
     def send(self, frame: bytes) -> None:
         assert self._transport is not None, "it was ready"
-        self._transport.write(_chunk(frame) if self._is_chunked else frame)
+        self._transport.write(encode_chunk(frame) if self._is_chunked else frame)
 
     def close(self) -> None:
         if self._transport is not None and not self._transport.is_closing():
@@ -219,12 +218,6 @@ class _Sink(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - gone is gone
         self._transport = None
         self._stream.leave(self._viewer)
-
-
-@functools.lru_cache(maxsize=CHUNKS_MAX)
-def _chunk(frame: bytes) -> bytes:
-    # The same for all who are told the same.
-    return b"%x\r\n%b\r\n" % (len(frame), frame)
 
 
 async def _heard(event: asyncio.Event, within_s: float | None) -> None:
