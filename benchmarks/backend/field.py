@@ -36,6 +36,11 @@ class Field(NamedTuple):
         """The server's, and ours."""
         return {self.core, *os.sched_getaffinity(0)}
 
+    @property
+    def others(self) -> set[int]:
+        """Those that are not the server's."""
+        return os.sched_getaffinity(0) - {self.core}
+
     def identities(self, auth: str) -> Path:
         """A file with a header line per buyer."""
         path = self.folder / auth

@@ -58,7 +58,7 @@ async def measure(field: Field, effort: Effort) -> Section:
                 for what in (WITHOUT, WITH):
                     async with _workers(field) if what == WITH else _nobody() as workers:
                         for server in servers:
-                            settled.append(await _until_relayed(field, effort.settle_seconds))
+                            settled.append(await until_relayed(field, effort.settle_seconds))
                             one = await _load(field, server, workers, effort.seconds)
                             unheld += one.refusals
                             seen.setdefault(Cell(what, server.auth, OURS.name), []).append(one)
@@ -66,6 +66,16 @@ async def measure(field: Field, effort: Effort) -> Section:
                                 f"held, round {number + 1}: {what}, auth {server.auth}: {one.rate:,.0f}/s, p99 {one.p99_ms:.1f} ms"
                             )
     return section(Found(seen, unheld, settled), effort)
+
+
+async def until_relayed(field: Field, within_s: float) -> float:
+    """Return when the relay has sent all events, or after ``within_s``: how long that took."""
+    began = time.monotonic()
+    while await field.shop.has_unsent_events():
+        if time.monotonic() - began >= within_s:
+            break
+        await asyncio.sleep(0.1)
+    return time.monotonic() - began
 
 
 async def _load(field: Field, server: Server, workers: Mapping[str, int], seconds: int) -> load.Seen:
@@ -150,12 +160,3 @@ async def _workers(field: Field) -> AsyncIterator[dict[str, int]]:
             pids[name] = await stack.enter_async_context(process(name, command, environment, field.all_cores, port))
             await until_ready(name, ops_port)
         yield pids
-
-
-async def _until_relayed(field: Field, within_s: float) -> float:
-    began = time.monotonic()
-    while await field.shop.has_unsent_events():
-        if time.monotonic() - began >= within_s:
-            break
-        await asyncio.sleep(0.1)
-    return time.monotonic() - began

@@ -157,8 +157,8 @@ OURS_UNIX = ours("ours, Unix sockets", by_path=True)
 HAPROXY_UNIX = Contestant("HAProxy, Unix sockets", lambda given: _haproxy(given, f"unix@{given.upstream.path}"))
 
 
-def nginx(given: Given, servers: str) -> Start:
-    """One worker that serves what ``servers`` says."""
+def nginx(given: Given, servers: str, top: str = "") -> Start:
+    """One worker that serves what ``servers`` says; ``top``: what else is to be said before."""
     folder = given.folder
     # a worker of root's gives root up, and could not reach what is ours
     user = f"user {pwd.getpwuid(0).pw_name} {pwd.getpwuid(0).pw_name};" if os.geteuid() == 0 else ""
@@ -167,7 +167,8 @@ def nginx(given: Given, servers: str) -> Start:
     )
     path = folder / "nginx.conf"
     path.write_text(
-        f"""{user}
+        f"""{top}
+{user}
 daemon off;
 worker_processes 1;
 worker_rlimit_nofile {files()};
@@ -192,7 +193,7 @@ http {{
 def find(field: Field) -> tuple[list[Contestant], list[str]]:
     """Ours, and whoever else can run here; and a word about each that cannot."""
     others = {"haproxy": HAPROXY, "nginx": NGINX}
-    missing = {name: one for name, one in others.items() if _found(name, field.environment) is None}
+    missing = {name: one for name, one in others.items() if not has(name, field.environment)}
     there = [one for name, one in others.items() if name not in missing]
     return [OURS, *there], [f"{one.name} is left out: there is no {name}." for name, one in missing.items()]
 
@@ -200,9 +201,9 @@ def find(field: Field) -> tuple[list[Contestant], list[str]]:
 @contextlib.asynccontextmanager
 async def serving(field: Field) -> AsyncIterator[Upstream]:
     """An nginx that says the same to whatever comes, on the cores that are not the balancer's. Without one it is ours, and slower."""
-    folder = _folder(field, "upstream")
+    folder = folder_of(field.folder, "upstream")
     upstream = Upstream(0, free_port(), folder / "socket")
-    if _found("nginx", field.environment) is None:
+    if not has("nginx", field.environment):
         command = (sys.executable, "-m", "benchmarks.lb.origin", str(upstream.port), str(ANSWER_BYTES))
         start = Start(command, field.environment)
     else:
@@ -227,7 +228,7 @@ async def running(
     contestant: Contestant, field: Field, upstream: Upstream, cores: Collection[int] | None = None
 ) -> AsyncIterator[Balancer]:
     """It accepts connections when this yields. Raises ``RuntimeError`` when it never does."""
-    given = Given(field.environment, _folder(field, contestant.name), free_port(), free_port(), upstream)
+    given = Given(field.environment, folder_of(field.folder, contestant.name), free_port(), free_port(), upstream)
     start = contestant.prepare(given)
     async with process(contestant.name, start.command, start.environment, cores or {field.core}, given.port) as pid:
         yield Balancer(contestant, pid, given.port, given.ops_port)
@@ -249,6 +250,11 @@ def program(name: str, environment: Mapping[str, str]) -> str:
     return found
 
 
+def has(name: str, environment: Mapping[str, str]) -> bool:
+    """Is there one?"""
+    return _found(name, environment) is not None
+
+
 def _found(name: str, environment: Mapping[str, str]) -> str | None:
     return shutil.which(name, path=f"{environment.get('PATH', '')}:{SYSTEM_PATH}")
 
@@ -265,8 +271,9 @@ def _ask(port: int, request: bytes) -> tuple[int, int]:
         connection.close()
 
 
-def _folder(field: Field, name: str) -> Path:
-    return Path(tempfile.mkdtemp(prefix=f"{name.replace(' ', '-')}-", dir=field.folder))
+def folder_of(folder: Path, name: str) -> Path:
+    """A new one in ``folder``, for ``name`` alone."""
+    return Path(tempfile.mkdtemp(prefix=f"{name.replace(' ', '-')}-", dir=folder))
 
 
 def files() -> int:

@@ -1,6 +1,7 @@
 """Thousands of event streams through a balancer: what one event costs it, and how long it takes."""
 
 import asyncio
+import contextlib
 import re
 import sys
 import time
@@ -91,11 +92,11 @@ async def _turn(field: Field, upstream: Upstream, contestant: Contestant, effort
         readers: list[_Reader] = []
         try:
             await _open(readers, balancer.port, effort.streams)
-            events, cpu, began = _events(readers), _cpu_seconds(balancer.pid), time.perf_counter()
+            events, cpu, began = _events(readers), cpu_seconds(balancer.pid), time.perf_counter()
             for reader in readers:
                 reader.lags_ms.clear()
             await asyncio.sleep(effort.seconds)
-            events, cpu = _events(readers) - events, _cpu_seconds(balancer.pid) - cpu
+            events, cpu = _events(readers) - events, cpu_seconds(balancer.pid) - cpu
             took = time.perf_counter() - began
             kib = (memory_mib(balancer.pid) - before) * 1024 / effort.streams
             if complaint := complaint_of(
@@ -116,6 +117,21 @@ def complaint_of(events: int, gaps: Sequence[int], ended: int) -> str:
     if not events:
         return "no event came"
     return f"{sum(map(abs, gaps))} events are missing or came twice" if any(gaps) else ""
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process and its children took so far, by a clock of ns; /proc/PID/stat counts hundredths of a second."""
+    top = psutil.Process(pid)
+    tasks = [
+        Path(f"/proc/{one.pid}/task/{thread.id}")
+        for one in (top, *top.children(recursive=True))
+        for thread in one.threads()
+    ]
+    nanoseconds = 0
+    for task in tasks:
+        with contextlib.suppress(FileNotFoundError):  # it ended since
+            nanoseconds += int((task / "schedstat").read_text(encoding="ascii").split()[0])
+    return nanoseconds / 1e9
 
 
 def section(turns: Mapping[str, Sequence[Turn]], effort: Effort, left_out: Sequence[str]) -> Section:
@@ -153,17 +169,6 @@ def section(turns: Mapping[str, Sequence[Turn]], effort: Effort, left_out: Seque
         bars,
         {"streams": effort.streams, "turns": {name: [one._asdict() for one in of] for name, of in turns.items()}},
     )
-
-
-def _cpu_seconds(pid: int) -> float:
-    # In ns; /proc/PID/stat counts hundredths of a second.
-    top = psutil.Process(pid)
-    tasks = [
-        Path(f"/proc/{one.pid}/task/{thread.id}")
-        for one in (top, *top.children(recursive=True))
-        for thread in one.threads()
-    ]
-    return sum(int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in tasks) / 1e9
 
 
 def _events(readers: "Sequence[_Reader]") -> int:

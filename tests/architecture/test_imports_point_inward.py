@@ -201,6 +201,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     # reads what a comparison left behind, and starts nothing
     "benchmarks.report": {"benchmarks.comparison.contract"},
+    # starts servers and balancers, and says what hubs are woken by
+    "benchmarks.sse": {
+        "benchmarks.backend",
+        "benchmarks.lb",
+        "flashsale.contract",
+        "flashsale.authority",
+        "flashsale.settings",
+        "flashsale.stack.processes",
+        "flashsale.stream.wakeup",
+        "flashsale.stream.wire",
+    },
     # measures the SQL itself, and the sweepers of upkeep
     "benchmarks.authority": {"flashsale.contract", "flashsale.authority", "flashsale.upkeep"},
     # patterns of others, in schemas of their own; ours it starts, plays merchant to, and buys from over the wire
@@ -294,6 +305,7 @@ DRIVERS: dict[str, set[str]] = {
         "benchmarks.strategies",
         "benchmarks.comparison.engine",  # empties it between trials, and looks at the gate's copy of the stock
         "benchmarks.comparison.observe",
+        "benchmarks.sse",  # a wake-up
     },
     "hiredis": {"flashsale.gate"},
     "jwt": {"flashsale.identity"},

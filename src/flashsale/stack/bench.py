@@ -62,6 +62,7 @@ class Bench:
     bare_parts: frozenset[str] = frozenset()  # those for which no service and no role is started
     backends: tuple[str, ...] = ()  # running beside it with all that `up` starts of them
     programs: tuple[str, ...] = ()  # Debian packages that are called like the programs in them
+    files: tuple[tuple[str, str], ...] = ()  # others, each with a file that it brings
     as_owner: bool = False  # it makes databases of its own, and gets PostgreSQL's URL of who may
     spares_core: bool = False  # services and roles keep off the last core, which the module gives to what it measures
 
@@ -132,6 +133,29 @@ BENCHES: tuple[Bench, ...] = (
         parts=("plain", "tls", "idle", "relay", "link"),
         bare_parts=frozenset(("plain", "tls", "idle", "relay")),
         programs=("wrk", "nginx", "haproxy", "strace"),
+        spares_core=True,
+    ),
+    Bench(
+        "sse",
+        "what a delivery of live stock costs, how fresh it is, and what viewers take from buyers",
+        "Gives the server one core, and viewers, services and whoever changes the stock the other ones. Every round runs everything\n"
+        "that is compared, one after the other, and ratios are taken within a round. A viewer that does not know the last change in\n"
+        "the end ends the run.\n\n"
+        "Parts:\n\n"
+        "  fan       a thousand and five thousand viewers, 5 and 20 changes a second: ours on either backend, nginx with nchan\n"
+        "  long      ten thousand viewers for five minutes: memory\n"
+        "  hop       five thousand through the balancer, and through nginx\n"
+        "  beside    a thousand purchases a second while five thousand watch: hub inside the server, and in a process of its own\n\n"
+        "Bars stand behind the tables as met or missed; a missed one does not change the exit code, since it is the machine's as\n"
+        "well.\n\n"
+        "examples:\n  ./flash bench sse\n  ./flash bench sse --part fan --quick --json",
+        "benchmarks.sse",
+        services=("postgres", "redis", "rabbitmq"),
+        roles=("upkeep",),
+        role="upkeep",  # it starts servers itself, which between them need all services
+        parts=("fan", "long", "hop", "beside"),
+        programs=("nginx",),
+        files=(("libnginx-mod-nchan", "/usr/lib/nginx/modules/ngx_nchan_module.so"),),
         spares_core=True,
     ),
     Bench(
@@ -335,6 +359,7 @@ async def _compare(parsed: argparse.Namespace) -> int:
 def _need(bench: Bench, settings: Settings, say: Callable[[str], None]) -> None:
     path = f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}"  # daemons lie where not everybody looks
     missing = [program for program in bench.programs if shutil.which(program, path=path) is None]
+    missing += [package for package, file in bench.files if not Path(file).exists()]
     if missing and not may_install(settings):
         raise StackError(
             f"bench {bench.name} needs {' '.join(missing)}. Fix: apt-get install {' '.join(missing)}", Exit.MISSING

@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.backend.__main__ import PARTS
 from benchmarks.lb.__main__ import PARTS as LB_PARTS
+from benchmarks.sse.__main__ import PARTS as SSE_PARTS
 from benchmarks.strategies.catalogue import STRATEGIES
 from flashsale.settings import Settings
 from flashsale.stack import bench
@@ -41,10 +42,11 @@ def test_the_parts_that_can_be_asked_for_are_those_that_there_are() -> None:
         assert all(f"\n  {part} " in subject.about for part in subject.parts)
         words = [subject.name, *("--part", subject.parts[0], "--part", subject.parts[1], "--quick")]
         assert bench._words(parse(row.name, *words)) == words
-    (row,) = [one for one in bench.BENCHES if one.name == "lb"]
-    assert list(row.parts) == list(LB_PARTS)
-    assert all(f"\n  {part} " in row.about for part in row.parts)
-    assert bench._words(parse("lb", "--part", row.parts[0])) == ["--part", row.parts[0]]
+    for name, there in (("lb", LB_PARTS), ("sse", SSE_PARTS)):
+        (row,) = [one for one in bench.BENCHES if one.name == name]
+        assert list(row.parts) == list(there)
+        assert all(f"\n  {part} " in row.about for part in row.parts)
+        assert bench._words(parse(name, "--part", row.parts[0])) == ["--part", row.parts[0]]
     (row,) = [one for one in bench.BENCHES if one.name == "strategies"]
     assert list(row.parts) == list(STRATEGIES)
     assert bench._words(parse("authority")) == []
@@ -79,9 +81,9 @@ async def test_one_core_is_too_few_for_a_server_of_its_own(monkeypatch: pytest.M
 
 
 async def test_a_missing_program_is_named_with_its_cure(tmp_path: Path) -> None:
-    row = replace(bench.BENCHES[0], programs=("no-such-program",))
+    row = replace(bench.BENCHES[0], programs=("no-such-program",), files=(("no-such-package", "/no/such/file"),))
     parsed = argparse.Namespace(bench=row, subject=row.subjects[0].name, parts=None, quick=True, json=True)
     say: Callable[[str], None] = print
-    with pytest.raises(StackError, match="apt-get install no-such-program") as refused:
+    with pytest.raises(StackError, match="apt-get install no-such-program no-such-package") as refused:
         await bench.run(parsed, Settings.load({"FLASH_HOME": str(tmp_path), "FLASH_APT": "off"}), say)
     assert refused.value.code == Exit.MISSING
