@@ -23,6 +23,6 @@ class AsyncioRedis(Engine):
         {
             Attack.MEET: Arming("asyncio_redis", "asyncio_redis.deciding:stop", 2),
             Attack.DIE: Arming("asyncio_redis", "asyncio_redis.debited", 1),
-            Attack.AGAIN: Arming("asyncio_redis", "asyncio_redis.decided", 1),
+            Attack.AGAIN: Arming("asyncio_redis", "asyncio_redis.decided", 2),
         }
     )

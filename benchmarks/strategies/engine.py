@@ -18,7 +18,7 @@ from flashsale.contract.verdict import Verdict
 BOUGHT, QUEUED, LATER = {200, 201}, 202, 503
 LATER_SECONDS = 0.1  # Retry-After is in whole seconds, and a trial has four buyers
 ANSWER_SECONDS = 20.0  # who has no answer by then asks another server
-BUYING_SECONDS = 120.0
+BUYING_SECONDS = 180.0
 KEY_CHARS = 16  # at least
 
 _RECORDED = """

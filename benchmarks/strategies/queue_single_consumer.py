@@ -23,6 +23,7 @@ from benchmarks.strategies.sql import Sql
 from benchmarks.strategies.strategy import Moment, Moments, breaks
 
 QUEUE = "lab.attempts"
+ENDS_MS = 600_000  # after the last use: the broker may be anybody's
 REPLIES = "amq.rabbitmq.reply-to"  # the broker's own, which takes answers back to who asked
 
 
@@ -40,7 +41,7 @@ class SingleConsumer(Sql):
         self._connection = await aio_pika.connect(self.at.rabbitmq)
         self._channel = await self._connection.channel()
         await self._channel.set_qos(prefetch_count=1)
-        self._queue = await self._channel.declare_queue(QUEUE, durable=True)
+        self._queue = await self._channel.declare_queue(QUEUE, durable=True, arguments={"x-expires": ENDS_MS})
         replies = await self._channel.get_queue(REPLIES, ensure=False)
         await replies.consume(self._hear, no_ack=True)
         return self

@@ -14,8 +14,8 @@ from benchmarks.strategies.field import PROCESSES, Field, Hear
 from benchmarks.strategies.oracle import Found, Kind, Ledger, Told, judge
 from benchmarks.strategies.strategy import Attack, Strategy
 
-TOLD_SECONDS = 240.0  # until everybody has an answer; twice as long as a buyer of ours tries
-PATIENCE_SECONDS = 0.5  # for an attack to come about; doubled when it should have and did not
+TOLD_SECONDS = 240.0  # until everybody has an answer; longer than a buyer of ours tries
+PATIENCE_SECONDS = 0.25  # for an attack to come about; doubled when it should have and did not
 PATIENCE_SECONDS_MAX = 60.0
 LOOK_SECONDS = 0.02
 
@@ -379,6 +379,7 @@ async def _killed_ours(watch: Watch, what: Attack, first: Sequence[str], then: S
         while len(watch.told) < len(first):
             for one in armed:
                 if one.is_dead:
+                    have_died = True
                     watch.steps.append(
                         Step(time.monotonic_ns(), -1, watch.name("-"), f"{one.role} killed itself; started again")
                     )

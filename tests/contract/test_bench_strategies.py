@@ -53,7 +53,6 @@ async def test_ours_withstand_what_breaks_the_others(field: lab.Field, name: str
     async with field.trying(name) as tried:
         for what in FOR_OURS[name]:
             (trial,) = (await attacked(field, tried, what, 1)).trials
-            assert trial.arranged, trial.steps
             assert not trial.found.wrongs, trial.steps
             assert len(trial.ledger.finally_recorded) == trial.ledger.stock
 

@@ -189,7 +189,7 @@ BENCHES: tuple[Bench, ...] = (
         "Thirteen ways that others use, and our two, each in several processes on real stores. Every strategy says beforehand what\n"
         "each attack does to it. The attacks are arranged: buyers are held between check and act, processes are killed there, or\n"
         "before their answer, and Redis comes back with an old file. Then a crowd comes, delayed and left to chance. What every\n"
-        "buyer was told is held against what the store has. The full run takes ten minutes and more.\n\n"
+        "buyer was told is held against what the store has. The full run takes a quarter of an hour.\n\n"
         "The exit status is 1 when a strategy is not as it claims: one that must break was not caught every time, or one that\n"
         "must not oversell did. Drawn as PNG and SVG beside the result.\n\n"
         "examples:\n  ./flash bench strategies\n  ./flash bench strategies --quick --json\n"

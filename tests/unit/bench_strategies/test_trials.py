@@ -85,6 +85,11 @@ async def test_who_withstands_an_attack_need_not_let_it_come_about(monkeypatch: 
     assert await attacked(None, safe, Attack.MEET, 2) == Attacked([trial(FINE, arranged=False)] * 2, 0)  # type: ignore[arg-type] # the same
 
 
+def test_ours_must_be_killed_where_they_are_to_be_killed() -> None:
+    ours: Any = strategy("asyncio_redis")
+    assert [what for what in Attack if trials.must_come_about(ours, what)] == [Attack.DIE, Attack.AGAIN]
+
+
 async def test_an_attack_that_never_comes_about_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     async def attack(*_: object) -> Trial:
         return trial(FINE, arranged=False)
