@@ -11,6 +11,8 @@
 * ``gates``        when a trial may be believed; pure
 * ``observe``      who looks on, one observer per file
 * ``engine``       the engine under trial: started, sold in, audited, ended; and the run
+* ``cells``        asyncio that queues, gevent that decides: the other half of a 2x2
 * ``machine``      what it all ran on
+* ``watch``        people who only watch, as a process
 * ``null``         a server that does nothing, for what the generator itself can do
 """

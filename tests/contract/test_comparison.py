@@ -1,6 +1,7 @@
-"""The smallest comparison, from the manifest to the last checksum: one scenario, one block, both backends."""
+"""The smallest comparison, from the manifest to the last checksum: one scenario, one block, both backends and the cells between them."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.slow
 STOCK, SHOPPERS = 120, 200
 TINY = {
     "question": "Does a trial leave behind what the contract says?",
+    "labels": ["A", "B", "C", "D"],
     "load": {"model": "constant", "rate": 100, "seconds": 2, "connections": 20, "patience_s": 600},
     "shop": {"stock": STOCK},
     "engine": {"servers": 1},
@@ -35,10 +37,11 @@ def settings(tmp_path: Path) -> Settings:
     return Settings.load({"FLASH_HOME": str(tmp_path), **services, **passwords})
 
 
-async def test_both_backends_meet_the_same_shoppers_and_everything_is_written_down(
+async def test_all_meet_the_same_shoppers_and_everything_is_written_down(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trial, "SETTLES_S", 0.0)  # nothing is measured here
+    monkeypatch.setattr(trial, "PRIMER", replace(trial.PRIMER, seconds=0.5))
     planned = plan.plan([scenario.parse("tiny", TINY)], "scenario", 1)
     manifest = Run("scenario", "a test", "unknown", 1, {}, {}, {"tiny": TINY}, tuple(planned), "now")
     folder = settings.home / "comparison" / "tiny"
@@ -53,12 +56,16 @@ async def test_both_backends_meet_the_same_shoppers_and_everything_is_written_do
     for name, checksum in ended.checksums.items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == checksum
     trials = {planned.label: where for planned, where in contract.trial_folders(folder, ended)}
-    assert set(trials) == {"A", "B"}
+    assert set(trials) == {"A", "B", "C", "D"}
     for where in trials.values():
         _is_whole(where)
-    shoppers = [contract.read_frame(where, "requests")[["shopper", "sku", "intended_ns"]] for where in trials.values()]
-    assert shoppers[0]["shopper"].equals(shoppers[1]["shopper"])
-    assert shoppers[0]["intended_ns"].equals(shoppers[1]["intended_ns"])
+    first, *others = [contract.read_frame(where, "requests")[["shopper", "intended_ns"]] for where in trials.values()]
+    assert all(first.equals(other) for other in others)
+    # who queues says 202 and is followed; who decides says it at once
+    followed = {
+        label for label, where in trials.items() if (contract.read_frame(where, "calls")["kind"] == "follow").any()
+    }
+    assert followed == {"B", "C"}
 
 
 def _is_whole(where: Path) -> None:
@@ -82,8 +89,8 @@ def _is_whole(where: Path) -> None:
     for frame, end, told in ((requests, "decided_ns", made.in_flight_peak), (calls, "answered_ns", made.open_peak)):
         ends = frame[end].fillna(NEVER)
         assert peak(zip(frame["sent_ns"], ends, strict=True)) == told >= 1
-    backend = {"asyncio_redis": "backend", "gevent_rabbit": "worker"}[made.backend]
-    assert {"gen", "monitor", "lb", backend, "upkeep"} <= set(frames["resources"]["role"])
+    roles = {"gen", "monitor", "lb", "backend", "upkeep", *(["worker"] if made.label in {"B", "C"} else [])}
+    assert roles <= set(frames["resources"]["role"])
     assert set(frames["stock"]["source"]) == {"postgres", "gate"}
     assert frames["stock"].query("source == 'postgres'")["available"].iloc[-1] == 0
     assert {"in_hand", "commits"} <= set(frames["queues"]["metric"])

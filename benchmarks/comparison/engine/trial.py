@@ -22,7 +22,7 @@ from redis.asyncio import Redis
 
 from benchmarks.comparison import contract
 from benchmarks.comparison.contract import Audit, Event, Planned, Trial
-from benchmarks.comparison.engine import stores
+from benchmarks.comparison.engine import cells, stores
 from benchmarks.comparison.engine.crew import Shoppers, Watchers, shoppers, watchers
 from benchmarks.comparison.engine.shop import Sale, open_sale, settle_accounts
 from benchmarks.comparison.gates import Facts, judge, void_reasons
@@ -53,6 +53,8 @@ ROLES = {
     "loadbalancer": "lb",
     "asyncio_redis": "backend",
     "gevent_rabbit": "backend",
+    contract.ASYNCIO_QUEUE: "backend",
+    contract.GEVENT_DIRECT: "backend",
     "checkout": "worker",
     "payments": "payments",
     "gateway_card": "payments",
@@ -176,10 +178,11 @@ async def _engine(place: Place, backend: str, engine: Engine) -> AsyncIterator[S
             auditor_processes=0,  # it looks once, when all is over
             balancer=MappingProxyType(balancer),
         )
-        async with running_stack(
-            settings, instance=INSTANCE, services=(), backends=(backend,), say=_nobody, fresh=True
-        ) as stack:
-            yield stack
+        with cells.known(backend) as roles:
+            async with running_stack(
+                settings, instance=INSTANCE, services=(), roles=roles, backends=(backend,), say=_nobody, fresh=True
+            ) as stack:
+                yield stack
 
 
 async def _prime(place: Place, stack: Stack, sale: Sale, seed: int, folder: Path) -> None:
