@@ -218,20 +218,23 @@ def judge(effects: Sequence[tuple[Effect | None, bool]], wrong: Sequence[str] = 
     """
     if wrong:
         return [Judged(Winner.DISQUALIFIED, "; ".join(wrong)) for _ in effects]
-    counted = [found for found, _ in effects if found is not None]
-    corrected = iter(holm([found.p for found in counted]))
+    # A row of too few pairs cannot win, so it takes nothing from those that can.
+    counted = {
+        index: found.p for index, (found, _) in enumerate(effects) if found is not None and found.pairs >= PAIRS_MIN
+    }
+    corrected = dict(zip(counted, holm(list(counted.values())), strict=True))
     return [
         Judged(Winner.INCONCLUSIVE, "no two trials to compare")
         if found is None
-        else _judge(found, next(corrected), more_is_better=more_is_better)
-        for found, more_is_better in effects
+        else _judge(found, corrected.get(index), more_is_better=more_is_better)
+        for index, (found, more_is_better) in enumerate(effects)
     ]
 
 
-def _judge(found: Effect, p_holm: float, *, more_is_better: bool) -> Judged:
+def _judge(found: Effect, p_holm: float | None, *, more_is_better: bool) -> Judged:
     larger, smaller = (Winner.B, Winner.A) if found.estimate > 0 else (Winner.A, Winner.B)
     better = larger if more_is_better else smaller
-    if found.pairs < PAIRS_MIN:
+    if p_holm is None:
         reason = f"{found.pairs} pairs, and fewer than {PAIRS_MIN} decide nothing"
     elif found.floor is None:
         reason = f"fewer than {FLOOR_PAIRS_MIN} pairs of the same backend: its noise is not known"

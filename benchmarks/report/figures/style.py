@@ -27,6 +27,7 @@ WIDTH_INCHES = 8.0
 DPI = 200
 FINE = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)  # ticks where there is less than a decade
 CASES_MAX = 4  # of those that get figures of their own; the others are in the tables
+FIRST = ("normal", "peak", "stress", "burst")  # of these, if they were run
 PAIR = ("A", "B")
 
 
@@ -58,9 +59,11 @@ class Book:
 
     def cases(self) -> list[Case]:
         """Those that compare the two backends and are no step of a series."""
-        return [case for case in self.run.cases if case.name in self.document["compared"] and not case.variant][
-            :CASES_MAX
-        ]
+        found = [case for case in self.run.cases if case.name in self.document["compared"]]
+        found.sort(
+            key=lambda case: (FIRST.index(case.name) if case.name in FIRST else len(FIRST), -self.about(case)["blocks"])
+        )
+        return found[:CASES_MAX]
 
     def about(self, case: Case) -> Mapping[str, Any]:
         return next(row for row in self.document["cases"] if row["name"] == case.name)

@@ -7,6 +7,9 @@ from matplotlib.patches import Rectangle
 from benchmarks.report import measures
 from benchmarks.report.figures import style
 from benchmarks.report.figures.style import COLOURS, DASHES, GREY, INK, MARKS, PAIR, Book, Drawing
+from benchmarks.report.statistics import PAIRS_MIN
+
+SHOWN = ("response_p50", "response_p99", "throughput", "sellout", "cpu", "memory", "capacity")
 
 VERDICT_LOOKS = {
     "A": ("#0072B2", "o"),
@@ -18,8 +21,14 @@ VERDICT_LOOKS = {
 
 
 def forest(book: Book) -> Iterator[Drawing]:
-    """Every ratio of the report: the summary."""
-    rows = [row for row in book.document["verdicts"] if row["is_ratio"] and row["estimate"] is not None]
+    """The ratios that were asked for: the summary."""
+    rows = [
+        row
+        for row in book.document["verdicts"]
+        if row["is_ratio"] and row["estimate"] is not None and row["metric"] in SHOWN
+    ]
+    # Where nothing can be decided there is nothing to see; a run that decides nothing shows its estimates all the same.
+    rows = [row for row in rows if row["pairs"] >= PAIRS_MIN] or rows
     if not rows:
         return
     figure = style.canvas(1.4 + 0.2 * len(rows), "Who is better in what, and is it more than noise?")

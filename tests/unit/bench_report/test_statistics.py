@@ -81,6 +81,10 @@ def test_the_threshold_is_compared_unrounded() -> None:
 def test_a_finding_among_many_rows_must_be_stronger() -> None:
     weak = pairs(1.20, 1.02, 1.25, 1.05, 1.22, 1.12)
     assert judged(weak).winner is Winner.A
+    crowd = [
+        (statistics.effect(EQUAL[:5], QUIET, RATIO, SEED), LESS)
+    ] * 20  # of too few pairs each, which counts for nothing
+    assert statistics.judge([(statistics.effect(weak, QUIET, RATIO, SEED), LESS), *crowd])[0].winner is Winner.A
     assert judged(weak, beside=20).reason == "may be chance, once all rows are counted"
 
 

@@ -1,0 +1,403 @@
+"""results.json as tables of texts, for PDF, HTML and the terminal alike. Rounded here and nowhere before."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.report.measures import BY_KEY
+
+Table = dict[str, Any]
+Document = Mapping[str, Any]
+NOTHING = "-"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """As many digits as mean something: 1,490,000, 41.3, 0.0512."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    if value == 0:
+        return "0"
+    if abs(value) >= 100:
+        scale = 10 ** max(0, math.floor(math.log10(abs(value))) + 1 - max(digits, 3))
+        return f"{round(value / scale) * scale:,.0f}"
+    return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
+
+
+def level_of(document: Document, case: str, metric: str, label: str) -> Mapping[str, Any] | None:
+    return next(
+        (row for row in document["levels"] if (row["case"], row["metric"], row["label"]) == (case, metric, label)), None
+    )
+
+
+def level_text(document: Document, case: str, metric: str, label: str, *, interval: bool = True) -> str:
+    """41.3 (40.1 to 42.8), with ≥ where it is a bound."""
+    level = level_of(document, case, metric, label)
+    if level is None:
+        return NOTHING
+    factor = BY_KEY[metric].factor
+    text = ("≥ " if level["is_bound"] else "") + number(level["median"] * factor)
+    return f"{text} ({number(level['low'] * factor)} to {number(level['high'] * factor)})" if interval else text
+
+
+def effect_text(row: Mapping[str, Any]) -> str:
+    if row["estimate"] is None:
+        return NOTHING
+    if not row["is_ratio"]:
+        return f"{row['estimate'] * 100:+.2f} points"
+    return f"{'≥ ' if row['is_bound'] else ''}{row['estimate']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+
+
+def winner_text(document: Document, winner: str) -> str:
+    return str(document["labels"].get(winner, winner)) if winner in {"A", "B"} else winner
+
+
+def all_tables(document: Document) -> dict[str, Table]:
+    """By the name a narrative asks with."""
+    return {
+        "answer": _answer(document),
+        "verdicts": _verdicts(document),
+        "correctness": _correctness(document),
+        "gates": _gates(document),
+        "quantiles": _quantiles(document),
+        "capacity": _capacity(document),
+        "roles": _roles(document),
+        "scenarios": _scenarios(document),
+        "environment": _environment(document),
+        "sides": _sides(document),
+        "variants": _variants(document),
+        "lab": _lab(document),
+        "code": _code(document),
+        "void": _void(document),
+    }
+
+
+def _table(
+    title: str, header: Sequence[str], rows: Iterable[Sequence[str]], note: str = "", numbers: Sequence[int] = ()
+) -> Table:
+    """`numbers` are columns set to the right."""
+    return {
+        "title": title,
+        "header": list(header),
+        "rows": [list(row) for row in rows],
+        "note": note,
+        "numbers": list(numbers),
+    }
+
+
+def _answer(document: Document) -> Table:
+    """The seven that were asked for, per scenario: the winner alone."""
+    keys = ("response_mean", "response_p95", "response_p99", "throughput", "cpu", "memory", "errors")
+    won = {(row["case"], row["metric"]): row["winner"] for row in document["verdicts"]}
+    rows = [
+        [case, *(winner_text(document, won[case, key]) if (case, key) in won else NOTHING for key in keys)]
+        for case in document["compared"]
+    ]
+    header = ["scenario", "average", "p95", "p99", "throughput", "CPU", "memory", "errors"]
+    return _table(
+        "Who wins what",
+        header,
+        rows,
+        "Latencies until decided, from the intended arrival. CPU and memory are of everything that serves.",
+    )
+
+
+def _verdicts(document: Document) -> Table:
+    names = document["labels"]
+    rows = []
+    for row in document["verdicts"]:
+        is_known = row["metric"] in BY_KEY
+        sides = [
+            level_text(document, row["case"], row["metric"], label) if is_known else NOTHING for label in ("A", "B")
+        ]
+        rows.append(
+            [
+                row["case"],
+                f"{row['title']}, {row['unit']}",
+                *sides,
+                effect_text(row),
+                NOTHING
+                if row["floor"] is None
+                else f"{row['floor']:.2f}"
+                if row["is_ratio"]
+                else f"{row['floor'] * 100:.2f}",
+                number(row["p_holm"], 2),
+                winner_text(document, row["winner"]),
+                row["reason"],
+            ]
+        )
+    header = [
+        "scenario",
+        "metric",
+        f"A: {names.get('A', 'A')}",
+        f"B: {names.get('B', 'B')}",
+        "B to A",
+        "noise",
+        "p",
+        "winner",
+        "why",
+    ]
+    note = (
+        "Medians of trials with 95 % intervals; B to A is the mean of the blocks' ratios (difference, for shares). Noise: the most that one backend differed by from itself. "
+        "p after Holm's correction over all rows of this table. ≥: attempts without a verdict reach into it."
+    )
+    return _table("Verdicts", header, rows, note, (2, 3, 4, 5, 6))
+
+
+def _correctness(document: Document) -> Table:
+    kinds = ("oversold", "undersold", "duplicate", "phantom", "lost_ack", "leaked")
+    rows = [
+        [
+            row["backend"],
+            str(row["trials"]),
+            *(f"{row[kind]:,}" for kind in kinds),
+            str(row["wrong_trials"]),
+            NOTHING if row["at_most"] is None else f"{row['at_most'] * 100:.1f} %",
+        ]
+        for row in document["correctness"]
+    ]
+    header = [
+        "backend",
+        "trials",
+        "oversold",
+        "undersold",
+        "duplicate",
+        "phantom",
+        "lost",
+        "leaked",
+        "wrong trials",
+        "at most",
+    ]
+    note = (
+        "Units or purchases over all trials, void ones included. Phantom: in the books, and the shopper was told something else, such as nothing before patience ended; told, and no "
+        "breach by itself. At most: what share of such trials may be wrong, with 95 % confidence, given that none or these were."
+    )
+    return _table("The books", header, rows, note, range(1, 10))
+
+
+def _gates(document: Document) -> Table:
+    rows = [
+        [
+            row["case"],
+            row["gate"],
+            f"{number(row['limit'])} {row['unit']}".strip(),
+            *(number(row[key]) for key in ("least", "median", "most")),
+            str(row["trials"]),
+            str(row["failed"]),
+        ]
+        for row in document["gates"]
+        if row["failed"] or "=" not in row["case"]
+    ]
+    return _table(
+        "Validity gates",
+        ["scenario", "gate", "limit", "least", "median", "most", "trials", "void"],
+        rows,
+        "Of series, only gates that some trial failed.",
+        range(2, 8),
+    )
+
+
+def _quantiles(document: Document) -> Table:
+    rows = []
+    for row in document["quantiles"]:
+        if "=" in row["case"] or not row["attempts"]:
+            continue
+        cells = [
+            NOTHING if row[name] is None else ("≥ " if row[name]["is_bound"] else "") + number(row[name]["number"])
+            for name in ("p50", "p95", "p99", "p99.9", "max")
+        ]
+        rows.append(
+            [row["case"], row["label"], row["outcome"].lower().replace("_", " "), f"{row['attempts']:,}", *cells]
+        )
+    note = "Milliseconds until decided; medians over trials of each trial's own. A percentile is told only where ten attempts of every trial lie beyond it."
+    return _table(
+        "Percentiles by outcome",
+        ["scenario", "", "outcome", "attempts", "p50", "p95", "p99", "p99.9", "longest"],
+        rows,
+        note,
+        range(3, 9),
+    )
+
+
+def _capacity(document: Document) -> Table:
+    rows = [
+        [
+            row["scenario"],
+            number(row["offered_per_s"]),
+            f"{row['label']}: {document['labels'][row['label']]}",
+            *(
+                level_text(document, row["case"], key, row["label"], interval=False)
+                for key in ("throughput", "response_p99", "errors", "cpu")
+            ),
+            f"{row['kept_up']} of {row['trials']}",
+        ]
+        for row in document["series"]
+    ]
+    return _table(
+        "Under increasing load", ["scenario", "offered, /s", "backend", "decided, /s", "p99, ms", "without verdict, %", "CPU, ms", "kept up"], rows,
+        "Kept up: trials with a p99 of at most 1 s, at most 0.1 % without a verdict, and 99 % of the rate decided.", (1, 3, 4, 5, 6, 7),
+    )  # fmt: skip
+
+
+def _roles(document: Document) -> Table:
+    rows = [
+        [
+            row["case"],
+            row["label"],
+            row["role"] + ("" if row["serves"] else " (instrument)"),
+            number(row["cpu_ms"]),
+            number(row["delay_ms"]),
+        ]
+        for row in document["roles"]
+        if "=" not in row["case"]
+        and row["label"] in {"A", "B"}
+        and (row["cpu_ms"] > 0.0005 or row["delay_ms"] > 0.0005)
+    ]
+    return _table(
+        "CPU by role",
+        ["scenario", "", "role", "CPU, ms", "ready without a core, ms"],
+        rows,
+        "Per decided attempt; medians over valid trials.",
+        (3, 4),
+    )
+
+
+def _scenarios(document: Document) -> Table:
+    rows = [
+        [
+            case["name"],
+            case["question"] or NOTHING,
+            case["load_model"],
+            number(case["offered_per_s"]) if case["offered_per_s"] else "at once",
+            f"{case['shoppers']:,}",
+            f"{case['stock']:,} of {case['skus']}",
+            f"{case['servers']}, {case['algorithm']}",
+            f"{case['blocks']} + {case['noise_pairs']}",
+            number(case["load_s"], 2),
+        ]
+        for case in document["cases"]
+    ]
+    header = [
+        "scenario",
+        "what it asks",
+        "load",
+        "per second",
+        "shoppers",
+        "units of SKUs",
+        "servers",
+        "blocks",
+        "seconds",
+    ]
+    return _table(
+        "Scenarios",
+        header,
+        rows,
+        "Blocks: of the backends, plus pairs of a backend with itself. Seconds: of load per trial, in the middle.",
+        (3, 4, 5, 7, 8),
+    )
+
+
+def _environment(document: Document) -> Table:
+    run = document["run"]
+    rows = [
+        ["run", run["name"]],
+        ["command", run["command"]],
+        ["commit", run["commit"]],
+        ["seed", str(run["seed"])],
+        ["from, to", f"{run['started_at']}, {run['ended_at'] or 'unfinished'}"],
+    ]
+    rows += [[f"machine: {key}", _flat(value)] for key, value in run["machine"].items()]
+    rows += [[f"version: {key}", _flat(value)] for key, value in run["versions"].items()]
+    return _table("Environment", ["what", "value"], rows)
+
+
+def _flat(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_flat(one)}" for key, one in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_flat, value))
+    return str(value)
+
+
+def _sides(document: Document) -> Table:
+    names = document["labels"]
+    rows = [
+        [
+            row["case"],
+            row["side"],
+            row["kept"],
+            f"{names[row['second']]} to {names[row['first']]}",
+            row["title"],
+            effect_text({**row, "is_ratio": True}),
+        ]
+        for row in document["sides"]
+    ]
+    return _table(
+        "Execution and pattern",
+        ["scenario", "what differs", "what is kept", "ratio of", "metric", "ratio"],
+        rows,
+        "Estimates, without a winner.",
+        (5,),
+    )
+
+
+def _variants(document: Document) -> Table:
+    rows = [
+        [
+            row["scenario"],
+            row["label"],
+            f"{row['second']} to {row['first']}",
+            row["title"],
+            effect_text({**row, "is_ratio": True}),
+        ]
+        for row in document["variants"]
+    ]
+    return _table(
+        "Variants",
+        ["scenario", "", "ratio of", "metric", "ratio"],
+        rows,
+        "Estimates, without a winner; within a block.",
+        (4,),
+    )
+
+
+def _lab(document: Document) -> Table:
+    rows = [
+        [
+            row["title"] + (" (ours)" if row["ours"] else ""),
+            row["verdict"],
+            f"{row['caught']} of {row['to_catch']}" if row["to_catch"] else "nothing to catch",
+            f"{sum(storm['oversold_trials'] for storm in row['storms'])} of {sum(storm['trials'] for storm in row['storms'])}",
+            "yes" if row["as_claimed"] else "no",
+        ]
+        for row in (document["lab"] or {"strategies": []})["strategies"]
+    ]
+    return _table(
+        "The strategy lab",
+        ["pattern", "verdict", "attacks caught", "crowds that oversold", "as claimed"],
+        rows,
+        "" if rows else "The lab was not run beside this comparison.",
+        (2, 3),
+    )
+
+
+def _code(document: Document) -> Table:
+    rows = [
+        [backend, f"{of['lines']:,}", ", ".join(of["folders"]), "; ".join(of["stores"])]
+        for backend, of in document["code"].items()
+    ]
+    return _table(
+        "What each backend alone needs",
+        ["backend", "lines of code", "where", "stores"],
+        rows,
+        "Neither comments nor docstrings nor empty lines. What both use is not counted.",
+        (1,),
+    )
+
+
+def _void(document: Document) -> Table:
+    rows = [
+        [trial["name"], trial["case"], trial["backend"], "; ".join(trial["void_reasons"])]
+        for trial in document["trials"]
+        if trial["is_void"]
+    ]
+    return _table("Void trials", ["trial", "scenario", "backend", "why"], rows, "" if rows else "None.")
