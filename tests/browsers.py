@@ -4,17 +4,19 @@ import contextlib
 import os
 from collections.abc import AsyncIterator
 
-from playwright.async_api import Browser, ConsoleMessage, Page, ViewportSize, async_playwright
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, ViewportSize, async_playwright
 
 from tests.databases import told
 from tests.patience import PATIENCE_MS
 
 DESKTOP = ViewportSize(width=1280, height=900)
 PHONE = ViewportSize(width=320, height=640)
+# WCAG 2 A and AA, of what is shown; axe's own best practices are opinions.
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
 START_MS = 2 * PATIENCE_MS  # for a browser of its own; many tests share one, and would all fail with it
 
 # Told through the console, because that is where a test listens.
-_TELL_VIOLATIONS = """addEventListener("securitypolicyviolation", (event) =>
+TELL_VIOLATIONS = """addEventListener("securitypolicyviolation", (event) =>
     console.error("policy violation: " + event.violatedDirective + " " + event.blockedURI))"""
 
 
@@ -36,12 +38,12 @@ async def chromium() -> AsyncIterator[Browser]:
 
 
 class Complaints:
-    """What a page said on its console, and what it threw."""
+    """What the pages of a visitor said on their consoles, and what they threw."""
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, visitor: BrowserContext) -> None:
         self.all: list[str] = []
-        page.on("console", self._said)
-        page.on("pageerror", lambda error: self.all.append(str(error)))
+        visitor.on("console", self._said)
+        visitor.on("weberror", lambda error: self.all.append(str(error.error)))
 
     @property
     def of_the_page(self) -> list[str]:
@@ -62,9 +64,9 @@ async def visit(
     visitor = await browser.new_context(viewport=viewport, locale="en-GB", **context)  # type: ignore[arg-type]
     try:
         visitor.set_default_timeout(PATIENCE_MS)
-        await visitor.add_init_script(_TELL_VIOLATIONS)
+        await visitor.add_init_script(TELL_VIOLATIONS)
+        complaints = Complaints(visitor)
         page = await visitor.new_page()
-        complaints = Complaints(page)
         await page.goto(url)
         yield page, complaints
         assert complaints.of_the_page == []

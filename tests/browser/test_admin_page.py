@@ -20,7 +20,7 @@ from playwright.async_api import Browser, Error, Page, ViewportSize, expect
 from flashsale.authority.client import Authority
 from flashsale.payments import queues
 from tests.admins import PASSWORDS, Admin, admin_of
-from tests.browsers import DESKTOP, chromium, visit
+from tests.browsers import DESKTOP, RULES, chromium, visit
 from tests.contract import test_payments as shops
 from tests.databases import Database
 from tests.patience import PATIENCE_MS
@@ -29,8 +29,6 @@ from tests.queues import broker, empty_payments
 NARROW = ViewportSize(width=390, height=844)
 UNITS = 5
 CLEAN = {"clean": True, "ready": True, "passes": 12, "failed_passes": 0, "age_s": 2.0, "violations": [], "findings": {}}
-# WCAG 2 A and AA, of what is shown; its own best practices are opinions.
-RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
 
 expect.set_options(timeout=PATIENCE_MS)
 

@@ -3,39 +3,28 @@ decides, it is given a shop that is played to it.
 """
 
 import asyncio
-import base64
 import json
 import re
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, Page, Route, expect
+from playwright.async_api import Browser, Page, Route, expect
 
 from flashsale.contract.verdict import ANSWERS, PRECEDENCE, Verdict
 from flashsale.contract.wire import KEY_PATTERN, TRIES_MAX
 from flashsale.stream.wire import SKUS_MAX
-from flashsale.web import FILES, PAGE, STATIC_PATH
+from flashsale.web import FILES, STATIC_PATH
 from tests.browsers import chromium
 from tests.patience import PATIENCE_MS, PATIENCE_SECONDS
+from tests.played import PURCHASE, SALE, SECURE_URL, URL, PlayedShop, hold, played, token
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 expect.set_options(timeout=PATIENCE_MS)
 
-URL = "http://page.test/"
-MODULES = ("announcer", "clock", "feed", "identity", "store", "wire", "wish", "words")
-SALE = {
-    "id": "s",
-    "name": "Sale",
-    "state": "OPEN",
-    "opens": "1970-01-01T00:00:10.000Z",
-    "closes": "1970-01-01T00:01:40.000Z",
-    "items": [{"sku": "a", "total": 10, "available": 10, "seq": 1}, {"sku": "b", "total": 5, "available": 5, "seq": 1}],
-}
-PURCHASE = {"id": "p", "state": "HELD", "version": 1, "deadline": "1970-01-01T00:01:00.000Z", "payments": []}
+MODULES = ("announcer", "clock", "feed", "identity", "pace", "store", "wire", "wish", "words")
 # Words for the scripts below: times in seconds, as local milliseconds and as the wire writes them.
 PRELUDE = """
 const at = (seconds) => new Date(seconds * 1000).toISOString();
@@ -66,7 +55,7 @@ class Script:
         exports += (
             ", stockNews, newWish, resumed, isOver, isOpen, canPay, wantsToPay, wantsToCancel, askedAgain, signedIn"
         )
-        exports += ", adopted, further, nextCall, heard, save, load, remove, send"
+        exports += ", adopted, further, nextCall, heard, save, load, remove, send, makeRoom, Pace, pace, step"
         return await self._page.evaluate(
             f"""async () => {{
                 const {{ {exports} }} = Object.assign({{}}, ...await Promise.all([{names}]));
@@ -77,103 +66,18 @@ class Script:
         )
 
 
-# A stream that says the same of its SKU each 100 ms and never ends by itself; `streams` are all that were opened.
-STREAM = """window.streams = [];
-window.isSilent = false;
-window.EventSource = class extends EventTarget {
-    static CLOSED = 2; static OPEN = 1;
-    readyState = 1;
-    constructor() {
-        super();
-        streams.push(this);
-        const now = () => new Date(performance.timeOrigin + performance.now()).toISOString();
-        const say = () => isSilent || this.dispatchEvent(new MessageEvent("snapshot", {data: JSON.stringify(
-            {now: now(), as_of: now(), stock: [{sku: "a", available: 9, seq: 2}], sales: []})}));
-        this.beats = setInterval(say, 100);
-    }
-    close() { this.readyState = 2; clearInterval(this.beats); }
-};"""
-
-
-@dataclass
-class Asked:
-    """A request about purchases that a tab sent."""
-
-    route: Route
-    page: Page
-    method: str
-    path: str
-    buyer: str
-    mark: str | None
-
-    async def answer(self, status: int, **body: Any) -> None:
-        await self.route.fulfill(status=status, content_type="application/json", body=json.dumps(body))
-
-
-@dataclass
-class PlayedShop:
-    """A browser on the whole page. What it asks about purchases waits in ``asked`` until the test answers."""
-
-    context: BrowserContext
-    asked: asyncio.Queue[Asked] = field(default_factory=asyncio.Queue)
-    all: list[Asked] = field(default_factory=list)
-
-    async def tab(self) -> Page:
-        page = await self.context.new_page()
-        await page.goto(URL)
-        await expect(page.locator(".buy")).to_have_text("Buy")
-        return page
-
-    async def next(self) -> Asked:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            return await self.asked.get()
-
-    async def serve(self, route: Route) -> None:
-        request = route.request
-        path = request.url.removeprefix(URL.rstrip("/"))
-        if file := FILES.get(PAGE if path == "/" else path.rpartition("/")[2]):
-            await route.fulfill(status=200, body=file.body, headers=dict(file.headers))
-        elif path == "/sales":
-            sale = SALE | {"opens": "2000-01-01T00:00:00Z", "closes": "2999-01-01T00:00:00Z", "buyer_limit": 5}
-            items = [{"sku": "a", "name": "A", "total": 10, "available": 10, "seq": 1, "unit_price_minor": 250}]
-            await route.fulfill(status=200, json={"sales": [sale | {"currency": "EUR", "items": items}]})
-        elif path.startswith("/purchases"):
-            head = request.headers
-            buyer = _subject(head["authorization"]) if "authorization" in head else "guest"
-            asked = Asked(route, request.frame.page, request.method, path, buyer, head.get("retry-attempt"))
-            self.all.append(asked)
-            self.asked.put_nowait(asked)
-        else:
-            await route.fulfill(status=404)
+@pytest_asyncio.fixture(loop_scope="module")
+async def shop(browser: Browser) -> AsyncIterator[PlayedShop]:
+    """Over plain HTTP, where each tab is on its own."""
+    async with played(browser, URL) as made:
+        yield made
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def shop(browser: Browser) -> AsyncIterator[PlayedShop]:
-    """Nobody has bought yet."""
-    context = await browser.new_context(locale="en-GB")
-    context.set_default_timeout(PATIENCE_MS)
-    await context.add_init_script(STREAM)
-    played = PlayedShop(context)
-    await context.route("**/*", played.serve)
-    yield played
-    await context.unroute_all(behavior="ignoreErrors")
-    await context.close()
-
-
-def token(buyer: str) -> str:
-    """Not signed: the page looks at the name in it alone."""
-    claims = base64.urlsafe_b64encode(json.dumps({"sub": buyer}).encode()).decode().rstrip("=")
-    return f"head.{claims}.sign"
-
-
-def _subject(authorization: str) -> str:
-    claims = authorization.split(".")[1]
-    return str(json.loads(base64.urlsafe_b64decode(claims + "=="))["sub"])
-
-
-def hold(name: str) -> dict[str, Any]:
-    """A purchase of one unit, as the shop tells it."""
-    return PURCHASE | {"id": name, "deadline": "2999-01-01T00:00:00Z", "total_minor": 250, "currency": "EUR"}
+async def secure_shop(browser: Browser) -> AsyncIterator[PlayedShop]:
+    """Where tabs share."""
+    async with played(browser, SECURE_URL) as made:
+        yield made
 
 
 async def kept(page: Page) -> list[dict[str, Any]]:
@@ -563,9 +467,11 @@ async def test_numbers_in_words(js: Script) -> None:
     assert await js(
         """return [countdown(-5), countdown(59999), countdown(3723000), countdown(90061000), age(-1), age(119999),
             age(120000), age(7200000), money(12900, "EUR"), money(500, "JPY"),
-            badge({kind: "lost", ageMs: 12000}), badge({kind: "lost", ageMs: null})];"""
+            badge({kind: "lost", ageMs: 12000}), badge({kind: "lost", ageMs: null}),
+            badge({kind: "old", ageMs: 12000}), pace(null), pace({perMinute: 1234})];"""
     ) == ["0:00", "0:59", "1:02:03", "1 d 1:01:01", "0 s", "119 s", "2 min", "2 h", "€129.00", "JP¥500",
-          "reconnecting, 12 s old", "reconnecting"]  # fmt: skip
+          "reconnecting, 12 s old", "reconnecting", "stale, 12 s old", "measuring the pace",
+          "1,234 taken a minute"]  # fmt: skip
 
 
 async def test_a_reader_hears_what_matters_and_seldom(js: Script) -> None:
@@ -575,11 +481,98 @@ async def test_a_reader_hears_what_matters_and_seldom(js: Script) -> None:
     ) == [None, "A: 5 of 10 left.", "A: sold out.", "A: units are back, 2 left.", None]
     assert await js(
         """const one = new Announcer(), said = [];
-        one.add("stock", "9", 15000); one.add("stock", "8", 15000); said.push(one.next(0));
+        one.add("a", "9", true); one.add("a", "8", true); said.push(one.next(0));
         one.add("wish", "held"); said.push(one.next(2999), one.next(3000));
-        one.add("stock", "7", 15000); said.push(one.next(14999), one.next(15000), one.next(99999));
+        one.add("b", "7", true); one.add("a", "6", true); said.push(one.next(14999), one.next(15000), one.next(99999));
         return said;"""
-    ) == ["8", None, "held", None, "7", None]
+    ) == ["8", None, "held", None, "7 6", None]
+
+
+async def test_a_pace_is_what_went_within_a_minute_and_not_told_before_it_is_known(js: Script) -> None:
+    told = await js(
+        """const one = new Pace(), told = [];
+        one.heard(100, 1000_000); told.push(one.told(1009_000));
+        one.heard(90, 1012_000); one.heard(95, 1013_000); one.heard(94, 1014_500); told.push(one.told(1030_000));
+        one.heard(54, 1051_000); told.push(one.told(1060_000), one.told(1072_999), one.told(1074_000));
+        one.heard(44, 1111_000); told.push(one.told(1111_000), one.told(1170_000), one.told(1172_000));
+        one.heard(0, 1173_000); told.push(one.told(1173_000), one.told(1184_000));  // when these went, nobody knows
+        return told.map((each) => each && each.perMinute);"""
+    )
+    assert told == [None, 22, 51, 41, 40, 10, 10, None, None, 0]
+
+
+async def test_the_bars_of_a_pace_move_on_by_whole_steps_and_hold_what_the_number_says(js: Script) -> None:
+    first, later, full = await js(
+        """const one = new Pace();
+        one.heard(1000, 1000_000);
+        for (let second = 1; second <= 61; second++) one.heard(1000 - second, 1000_000 + second * 1000);
+        const first = one.told(1061_000), later = one.told(1063_000);
+        for (let second = 62; second <= 64; second++) one.heard(1000 - second, 1000_000 + second * 1000);
+        return [first, later, one.told(1064_000)];"""
+    )
+    assert first == {"perMinute": 60, "bars": [5] * 11 + [2]}
+    assert later == {"perMinute": 58, "bars": [5] * 11 + [2]}
+    assert full == {"perMinute": 60, "bars": [5] * 12}
+
+
+async def test_a_tab_that_comes_later_is_told_what_was_heard_with_its_age(js: Script) -> None:
+    assert await js(
+        """const one = feedOf(), other = feedOf(), nothing = one.snapshot(0);
+        stock(one, "a", 3, 7, 20, 20); beat(one, 21, 21, 21); beat(one, 30, 21, 30);
+        other.hear("snapshot", one.snapshot(30000), 30000);
+        stock(other, "a", 9, 5, 19, 30);
+        return [nothing, other.available("a"), other.freshness(30000), other.pace("a", 30000)];"""
+    ) == [None, 3, {"kind": "old", "ageMs": 9000}, {"perMinute": 0, "bars": [0] * 12}]
+
+
+async def test_a_quiet_time_is_a_pace_of_none_and_no_silence(js: Script) -> None:
+    assert (
+        await js(
+            """const feed = feedOf();
+        stock(feed, "a", 9, 2, 20, 20);
+        for (let second = 21; second <= 120; second++) beat(feed, second, second, second);
+        stock(feed, "a", 6, 3, 121, 121);
+        return feed.pace("a", 121000).perMinute;"""
+        )
+        == 3
+    )
+
+
+async def test_nothing_is_remembered_of_items_that_are_not_on_sale_any_more(js: Script) -> None:
+    assert await js(
+        """const feed = feedOf();
+        stock(feed, "a", 3, 7, 20, 20);
+        feed.readSales([{...SALE, items: [SALE.items[1]]}]);
+        return [feed.available("a"), feed.pace("a", 40000), feed.available("b")];"""
+    ) == [None, None, 5]
+
+
+async def test_what_is_kept_of_purchases_has_a_bound_and_loses_none_that_is_open(js: Script) -> None:
+    assert await js(
+        """for (let number = 0; number < 150; number++) {
+            save({...wishOf(), key: `k${number}`, madeMs: number, phase: number < 60 ? "refused" : "asking"});
+        }
+        makeRoom();
+        const kept = load().map(({ key }) => key);
+        for (let number = 0; number < 150; number++) remove(`k${number}`);
+        return [kept.length, kept[0]];"""
+    ) == [99, "k51"]
+
+
+@pytest.mark.parametrize(
+    ("wish", "step"),
+    [
+        ("wishOf()", 0),
+        ("tell(wishOf(), queued)", 0),
+        ("tell(wishOf(), held())", 1),
+        ("tell(wishOf(), held({state: 'AUTHORIZED'}))", 2),
+        ("tell(wishOf(), held({state: 'PAID'}))", 3),
+        ("tell(wishOf(), held({state: 'EXPIRED'}))", None),
+        ("tell(wishOf(), answer(409, {verdict: 'sold_out'}))", None),
+    ],
+)
+async def test_how_far_a_wish_is(js: Script, wish: str, step: int | None) -> None:
+    assert await js(f"return step({wish});") == step
 
 
 async def test_keys_are_of_the_contract_and_tokens_are_looked_at(js: Script) -> None:
@@ -677,3 +670,116 @@ async def test_a_wall_clock_that_is_set_back_takes_no_age_away(shop: PlayedShop)
     await expect(page.locator("#badge")).to_have_attribute("data-kind", "live")
     await page.evaluate("isSilent = true; const awake = Date.now; Date.now = () => awake() - 3600_000;")
     await expect(page.locator("#freshness")).to_have_text(re.compile(r"\b[1-9]\d* s old"))
+
+
+# In each tab: how many streams it has now.
+OPEN_STREAMS = "streams.filter(({readyState}) => readyState !== EventSource.CLOSED).length"
+
+
+async def has_one_stream(tabs: list[Page]) -> Page:
+    """Wait until one tab has one stream, and the others none; which it is."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while sum(counts := [await tab.evaluate(OPEN_STREAMS) for tab in tabs]) != 1:
+            await asyncio.sleep(0.05)
+    return tabs[counts.index(1)]
+
+
+async def all_show(tabs: list[Page], units: int) -> None:
+    for tab in tabs:
+        await expect(tab.locator(".number")).to_have_text(str(units))
+        await expect(tab.locator("#badge")).to_have_attribute("data-kind", "live")
+        await expect(tab.locator(".item")).to_have_attribute("data-trusted", "true")
+
+
+async def test_seven_tabs_share_one_stream_and_another_takes_over_when_its_tab_goes(secure_shop: PlayedShop) -> None:
+    tabs = [await secure_shop.tab() for _ in range(7)]
+    await all_show(tabs, 9)
+    listening = await has_one_stream(tabs)
+    await listening.evaluate("word = {available: 8, seq: 3}")
+    await all_show(tabs, 8)
+    await listening.close()
+    left = tabs[1:]
+    for tab in left:
+        await tab.evaluate("word = {available: 5, seq: 6}")
+    await has_one_stream(left)
+    await all_show(left, 5)
+
+
+async def test_a_tab_that_hangs_does_not_keep_the_stream_from_the_others(secure_shop: PlayedShop) -> None:
+    hung = await secure_shop.context.new_page()
+    await hung.goto(f"{SECURE_URL}static/icon.svg")  # of the same origin, and nothing of ours runs in it
+    await hung.evaluate("void navigator.locks.request('flash.stock a', () => new Promise(() => {})).catch(() => {})")
+    tabs = [await secure_shop.tab() for _ in range(2)]
+    await has_one_stream(tabs)
+    await all_show(tabs, 9)
+
+
+async def test_a_tab_that_comes_later_is_told_the_whole_when_nothing_moves_any_more(secure_shop: PlayedShop) -> None:
+    one = await secure_shop.tab()
+    await all_show([one], 9)
+    await one.evaluate(
+        """isSilent = true;
+        const now = () => new Date(performance.timeOrigin + performance.now()).toISOString();
+        setInterval(() => streams[0].say("beat", {now: now(), as_of: now()}), 100);"""
+    )
+    other = await secure_shop.tab()  # the list of sales told it 10
+    await all_show([one, other], 9)
+
+
+async def test_news_of_an_unknown_whole_make_no_number_live(secure_shop: PlayedShop) -> None:
+    # another tab has the stream, and is played; however slow it is, nobody takes the stream away
+    await secure_shop.context.add_init_script(
+        """const ask = globalThis.LockManager?.prototype.request;
+        if (ask) LockManager.prototype.request = function (...words) {
+            return words[1].steal ? new Promise(() => {}) : ask.apply(this, words);
+        };"""
+    )
+    played = await secure_shop.context.new_page()
+    await played.goto(f"{SECURE_URL}static/icon.svg")
+    await played.evaluate(
+        """() => {
+            navigator.locks.request("flash.stock a", () => new Promise(() => {}));
+            window.channel = new BroadcastChannel("flash.stock a");
+            const now = () => new Date(performance.timeOrigin + performance.now()).toISOString();
+            window.beats = setInterval(() => {
+                channel.postMessage({name: "beat", data: {now: now(), as_of: now()}});
+                channel.postMessage({link: "stream"});
+            }, 50);
+        }"""
+    )
+    page = await secure_shop.tab()
+    await page.evaluate(
+        """new Promise((heard) => {
+            let words = 0;
+            new BroadcastChannel("flash.stock a").onmessage = () => ++words === 10 && requestAnimationFrame(() => requestAnimationFrame(heard));
+        })"""
+    )
+    await expect(page.locator("#badge")).to_have_attribute("data-kind", "connecting")
+    await expect(page.locator(".number")).to_have_text("10")
+    await played.evaluate(
+        """() => {
+            const as_of = new Date(performance.timeOrigin + performance.now()).toISOString();
+            const data = {now: as_of, as_of, stock: [{sku: "a", available: 7, seq: 5, as_of}], sales: []};
+            channel.postMessage({name: "snapshot", data});
+        }"""
+    )
+    await all_show([page], 7)
+
+
+async def test_what_one_tab_knows_of_the_link_all_tabs_show(secure_shop: PlayedShop) -> None:
+    one, other = await secure_shop.tab(), await secure_shop.tab()
+    await all_show([one, other], 9)
+    for tab in (one, other):
+        await tab.evaluate("isSilent = true")  # whichever has the stream
+    for tab in (one, other):
+        await expect(tab.locator("#badge")).to_have_attribute("data-kind", "lost")
+        await expect(tab.locator(".item")).to_have_attribute("data-trusted", "false")
+    for tab in (one, other):
+        await tab.evaluate("isSilent = false")
+    await all_show([one, other], 9)
+
+
+async def test_where_tabs_cannot_share_each_has_its_own_stream(shop: PlayedShop) -> None:
+    tabs = [await shop.tab(), await shop.tab()]  # over plain HTTP
+    await all_show(tabs, 9)
+    assert [await tab.evaluate(OPEN_STREAMS) for tab in tabs] == [1, 1]

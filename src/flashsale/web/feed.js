@@ -2,6 +2,7 @@
 // never goes back to an older one, and counts as live only while there is recent word that it still holds.
 
 import { ShopClock } from "./clock.js";
+import { Pace } from "./pace.js";
 
 const LIVE_MS = 3000; // a beat comes each second: older than this, beats are missing
 const SKUS_MAX = 16; // one stream names no more
@@ -11,18 +12,23 @@ export class Feed {
   link = "connecting"; // "stream", "polling" or "lost" later
   #sales = null; // null until they were read
   #stock = new Map(); // sku → {available, seq, asOf}
+  #paces = new Map(); // sku → Pace
   #asOf = null; // everything holds as of then
 
   // The body of GET /sales. Its numbers carry no time, so they are shown and do not count as fresh.
   readSales(sales) {
     this.#sales = sales.map((sale) => ({ ...sale, opensMs: Date.parse(sale.opens), closesMs: Date.parse(sale.closes) }));
-    for (const { sku, available, seq } of sales.flatMap((sale) => sale.items)) this.#learn(sku, available, seq, null);
+    const items = sales.flatMap((sale) => sale.items);
+    for (const { sku, available, seq } of items) this.#learn(sku, available, seq, null);
+    const named = new Set(items.map(({ sku }) => sku));
+    for (const known of [this.#stock, this.#paces]) for (const sku of known.keys()) if (!named.has(sku)) known.delete(sku);
   }
 
   // An event of the stream, or the answer of GET /stock/{sku} as a "stock".
   hear(name, data, localMs) {
     if (data.now) this.clock.told(Date.parse(data.now), localMs);
     if (data.as_of && name !== "stock") this.#asOf = Math.max(this.#asOf ?? 0, Date.parse(data.as_of));
+    if (name === "beat") for (const [sku, pace] of this.#paces) pace.heard(this.available(sku), Date.parse(data.as_of)); // none went
     const entries = { snapshot: data.stock, stock: [data] }[name] ?? [];
     for (const { sku, available, seq, as_of } of entries) this.#learn(sku, available, seq, Date.parse(as_of ?? data.as_of));
     for (const sale of { snapshot: data.sales, sale: [data] }[name] ?? []) this.#change(sale);
@@ -35,6 +41,9 @@ export class Feed {
     // the same number, confirmed; of another one nothing is known but its own time
     const confirmed = seq === known?.seq ? known.asOf : null;
     this.#stock.set(sku, { available, seq, asOf: Math.max(asOf ?? 0, confirmed ?? 0) || null });
+    if (!asOf) return;
+    if (!this.#paces.has(sku)) this.#paces.set(sku, new Pace());
+    this.#paces.get(sku).heard(available, asOf);
   }
 
   #change({ sale, state, opens, closes }) {
@@ -67,6 +76,25 @@ export class Feed {
 
   available(sku) {
     return this.#stock.get(sku)?.available ?? null;
+  }
+
+  // Units that go in a minute, as Pace tells it; null while that is not known.
+  pace(sku, localMs) {
+    return this.#paces.get(sku)?.told(this.clock.now(localMs)) ?? null;
+  }
+
+  // All that was heard, as one more snapshot of the stream, for a tab that was not there; null before there was a word.
+  snapshot(localMs) {
+    const iso = (ms) => new Date(ms).toISOString();
+    const heard = this.skus(localMs).map((sku) => ({ sku, ...this.#stock.get(sku) })).filter(({ asOf }) => asOf);
+    if (!heard.length) return null;
+    const asOf = this.#asOf ?? Math.min(...heard.map((item) => item.asOf));
+    return {
+      now: iso(this.clock.now(localMs)),
+      as_of: iso(asOf),
+      stock: heard.map((item) => ({ sku: item.sku, available: item.available, seq: item.seq, as_of: iso(item.asOf) })),
+      sales: this.shown(localMs).map(({ id, state, opens, closes }) => ({ sale: id, state, opens, closes })),
+    };
   }
 
   // May this item's number be shown as one that holds? Items past those that one stream can name are not followed.

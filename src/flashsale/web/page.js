@@ -5,7 +5,7 @@ import { Errand } from "./errand.js";
 import { Feed } from "./feed.js";
 import { Identity, looksLikeToken } from "./identity.js";
 import * as store from "./store.js";
-import { Ticker } from "./ticker.js";
+import { SharedTicker } from "./tabs.js";
 import { View } from "./view.js";
 import { get, send } from "./wire.js";
 import { adopted, askedAgain, further, isOver, newWish, resumed, signedIn, wantsToCancel, wantsToPay } from "./wish.js";
@@ -17,7 +17,6 @@ const PAINT_MS = 250; // clocks tick; four times a second is enough for eyes
 const SALES_RETRY_MS = 2000;
 const SALES_MS = 90_000; // between two looks for a new sale while none is running
 const HIDDEN_MS = 30_000; // a tab that nobody sees gives its stream back after this
-const STOCK_QUIET_MS = 15_000; // between two announcements of one item
 
 // A wall clock is set now and then, and what was heard before would seem to be of another time.
 const localNow = () => performance.timeOrigin + performance.now();
@@ -31,13 +30,13 @@ let isPainting = false;
 let hiding = null;
 let lookingAgain = null;
 
-const ticker = new Ticker({
+const ticker = new SharedTicker({
   hear(name, data) {
     const before = new Map(feed.skus(localNow()).map((sku) => [sku, feed.available(sku)]));
     feed.hear(name, data, localNow());
     for (const { sku, name: item, total } of feed.shown(localNow()).flatMap((sale) => sale.items)) {
       const news = stockNews(item, before.get(sku) ?? null, feed.available(sku), total);
-      if (news) announcer.add(`stock ${sku}`, news, STOCK_QUIET_MS);
+      if (news) announcer.add(`stock ${sku}`, news, true);
     }
     paint();
   },
@@ -46,14 +45,17 @@ const ticker = new Ticker({
     paint();
   },
   closed: () => readSales(),
+  known: () => feed.snapshot(localNow()),
 });
 
 const view = new View({
   buy(sale, item) {
     const wish = newWish({
-      key: Identity.random(), sku: item.sku, quantity: 1, name: item.name, sale: sale.id, buyer: identity.buyer(), nowMs: Date.now(),
+      key: Identity.random(), sku: item.sku, quantity: 1, name: item.name, sale: sale.id, holdMs: sale.hold_seconds * 1000,
+      buyer: identity.buyer(), nowMs: Date.now(),
     });
     for (const { wish: old } of over().slice(0, Math.max(0, errands.size + 1 - WISHES_MAX))) forget(old.key);
+    store.makeRoom();
     store.save(wish);
     run(wish);
   },
@@ -61,6 +63,10 @@ const view = new View({
   cancel: (key) => errands.get(key).become(wantsToCancel(errands.get(key).wish)),
   again: (key) => errands.get(key).become(askedAgain(errands.get(key).wish, Date.now())),
   dismiss: (key) => forget(key),
+  async copy(key) {
+    await navigator.clipboard.writeText(errands.get(key).wish.purchase.id);
+    announcer.add("copy", "The purchase number is copied.");
+  },
   // Returns what is wrong with the token, or null.
   signIn(token) {
     if (!looksLikeToken(token)) return "That is not an access token: three parts, joined by dots.";
@@ -163,7 +169,8 @@ function paint() {
   requestAnimationFrame(() => {
     isPainting = false;
     const wishes = [...errands.values()].map(({ wish }) => wish);
-    view.paint({ feed, wishes, isSignedIn: identity.hasToken(), isReady }, localNow());
+    const isFull = wishes.length - over().length >= WISHES_MAX;
+    view.paint({ feed, wishes, isSignedIn: identity.hasToken(), isReady, isFull }, localNow());
     const words = announcer.next(performance.now());
     if (words) view.say(words);
   });

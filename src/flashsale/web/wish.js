@@ -16,9 +16,9 @@ const PAUSE_MAX_MS = 5000;
 const STEP_MS = 300; // between two polls, which mostly wait at the server
 const RETRY_MARK_MAX = 9999;
 
-export function newWish({ key, sku, quantity, name, sale, buyer, nowMs }) {
+export function newWish({ key, sku, quantity, name, sale, holdMs, buyer, nowMs }) {
   return {
-    key, sku, quantity, name, sale, buyer, madeMs: nowMs, sinceMs: nowMs,
+    key, sku, quantity, name, sale, holdMs, buyer, madeMs: nowMs, sinceMs: nowMs,
     phase: "asking", // stuck | queued | bought | refused
     unknown: 0, // sends whose fate is not known: the next one says that it is a retry
     isSent: false, // a send is under way; found so after a reload, its fate is unknown

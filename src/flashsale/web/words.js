@@ -30,6 +30,9 @@ const STATES = {
   DECLINED: "The payment was declined for the last time and the unit went back on sale. Nothing was charged.",
 };
 
+// By state, how far a purchase is on the way that index.html shows: 0 asked, 1 held, 2 paying, 3 paid.
+const STEPS = { HELD: 1, AUTHORIZING: 2, AUTHORIZED: 2, PAID: 3 };
+
 const NOTES = {
   too_late: "That came too late: it is being paid, or the hold is over.",
   key_reused: "That payment was asked for in another way before. Try again.",
@@ -76,6 +79,12 @@ function bought(wish, shopNowMs) {
   return `The payment was declined. It is still held for you: ${left} ${left === 1 ? "try" : "tries"} left.`;
 }
 
+// How far a wish is, as a step; null when its way led elsewhere.
+export function step(wish) {
+  if (wish.phase === "asking" || wish.phase === "queued" || wish.phase === "stuck") return 0;
+  return wish.phase === "bought" ? (STEPS[wish.purchase.state] ?? null) : null;
+}
+
 // "1:02:03", or with days in front; never below zero, and never more than there is.
 export function countdown(ms) {
   const seconds = Math.max(0, Math.floor(ms / 1000));
@@ -83,6 +92,18 @@ export function countdown(ms) {
   const two = (number) => String(number).padStart(2, "0");
   const clock = hours || days ? `${hours}:${two(minutes)}:${two(seconds % 60)}` : `${minutes}:${two(seconds % 60)}`;
   return days ? `${days} d ${clock}` : clock;
+}
+
+// A moment in the reader's own time, as in "at 10:00 UTC"; with the day, when that is not today.
+export function moment(ms, nowMs) {
+  const isToday = new Date(ms).toDateString() === new Date(nowMs).toDateString();
+  const day = isToday ? {} : { weekday: "long", day: "numeric", month: "long" };
+  return new Intl.DateTimeFormat(undefined, { ...day, hour: "2-digit", minute: "2-digit", timeZoneName: "short" }).format(ms);
+}
+
+// How fast an item goes, as pace.js tells it.
+export function pace(told) {
+  return told ? `${units(told.perMinute)} taken a minute` : "measuring the pace";
 }
 
 // The age of something, coarse, as in "12 s old".
@@ -97,14 +118,16 @@ export function money(minor, currency) {
   return format.format(minor / 10 ** format.resolvedOptions().maximumFractionDigits);
 }
 
+const NUMBER = new Intl.NumberFormat(); // made once: numbers are painted many times a second
+
 export function units(number) {
-  return new Intl.NumberFormat().format(number);
+  return NUMBER.format(number);
 }
 
 const BADGES = {
   connecting: () => "connecting",
   live: () => "live",
-  old: (ageMs) => `${age(ageMs)} old`,
+  old: (ageMs) => `stale, ${age(ageMs)} old`,
   polled: (ageMs) => `checked ${age(ageMs)} ago`,
   lost: (ageMs) => (ageMs === null ? "reconnecting" : `reconnecting, ${age(ageMs)} old`),
   over: () => "no sale running",
