@@ -13,7 +13,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 # Long ones whose tests share nothing.
-ONE_BY_ONE = ("tests/browser/test_ticker_page.py", "tests/contract/test_payments_mutants.py", "tests/failure/")
+ONE_BY_ONE = ("tests/contract/test_payments_mutants.py", "tests/failure/")
 # Crowds, by the beginning of their files: whole sales under kills, and benchmarks in short. The longest shares, so they come
 # first; a launcher's instance and its ports are then one's at a time as well.
 CROWDS = {

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+import pytest_asyncio
 from playwright.async_api import Browser, Locator, Page, Request, expect
 
 from flashsale.identity import mint
@@ -23,7 +25,12 @@ from tests.queues import empty_payments
 from tests.servers import JWT_SECRET, Process
 from tests.stages import Stage, staged
 
-BACKENDS = ("asyncio_redis", "gevent_rabbit")
+# One shop of each backend for all tests of this file, one after the other: they share the queues of payments.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+of_both = pytest.mark.parametrize("stage", ["asyncio_redis", "gevent_rabbit"], indirect=True, scope="module")
+of_one = pytest.mark.parametrize("stage", ["asyncio_redis"], indirect=True, scope="module")
+of_queue = pytest.mark.parametrize("stage", ["gevent_rabbit"], indirect=True, scope="module")
+
 UNITS = 20
 LIMIT = 5
 LONG_NAME = "A sneaker with a name that would not end within the width of any telephone"
@@ -45,9 +52,25 @@ class Shop:
     stage: Stage
     driver: HttpDriver
     browser: Browser
-    server: Process
-    sku: str
     others: int = field(default=0)
+
+    @property
+    def server(self) -> Process:
+        return self.stage.servers[0]
+
+    @property
+    def sku(self) -> str:
+        """The first item's."""
+        return self.driver.own("a")
+
+    async def opens(self, units: int = UNITS) -> None:
+        await self.driver.open("s", {"a": units}, LIMIT)
+        await self.stage.authority.add_item(self.driver.own("s"), self.driver.own("b"), LONG_NAME, 1_299_00, 3)
+        await self.stage.gate_opens(self.driver.own("s"))
+
+    async def ends(self) -> None:
+        """So that the next buyer sees another sale and not this one."""
+        await self.driver.change("s", "ENDED")
 
     async def sells(self, units: int) -> None:
         """To buyers elsewhere."""
@@ -59,7 +82,9 @@ class Shop:
     async def rows(self) -> list[dict[str, Any]]:
         """Every purchase of the sale that the browser's buyers made."""
         rows = await self.stage.owner.fetch(
-            "SELECT key, state FROM flash.purchase WHERE version > 0 AND NOT starts_with(buyer, $1)", self.driver.prefix
+            "SELECT key, state FROM flash.purchase WHERE version > 0 AND sale_id = $1 AND NOT starts_with(buyer, $2)",
+            self.driver.own("s"),
+            self.driver.prefix,
         )
         return [dict(row) for row in rows]
 
@@ -69,31 +94,50 @@ class Shop:
             while sorted(row["state"] for row in await self.rows()) != sorted(expected):
                 await asyncio.sleep(0.05)
 
+    async def has_viewers(self, number: int) -> None:
+        """Wait until the server counts so many streams."""
+        async with asyncio.timeout(PATIENCE_SECONDS), aiohttp.ClientSession() as session:
+            told = ""
+            while f"flashsale_stream_viewers {number}.0" not in told:
+                async with session.get(f"http://127.0.0.1:{self.server.ops_port}/metrics") as answer:
+                    told = await answer.text()
+                await asyncio.sleep(0.05)
+
 
 @contextlib.asynccontextmanager
-async def shop_of(
-    backend: str, template: str, redis_url: str, units: int = UNITS, **settings: str
-) -> AsyncIterator[Shop]:
-    """A shop where nobody has bought yet."""
+async def stage_of(backend: str, template: str, redis_url: str, auth: str = "off") -> AsyncIterator[Stage]:
+    """One server of a backend, and what is behind it."""
     servers = {"asyncio_redis": {"servers": 1}, "gevent_rabbit": {"servers": 0, "queued_servers": 1}}[backend]
-    shared = {"FLASH_RABBITMQ_URL": given("FLASH_TEST_RABBITMQ_URL"), **settings}
-    auth = shared.pop("FLASH_AUTH", "off")
-    async with (
-        staged(template, redis_url, auth=auth, settings=shared, **servers) as stage,  # type: ignore[arg-type]
-        chromium() as browser,
-    ):
-        driver = HttpDriver(stage.authority, stage.owner, stage.session, stage.urls)
-        await driver.open("s", {"a": units}, LIMIT)
-        await stage.authority.add_item(driver.own("s"), driver.own("b"), LONG_NAME, 1_299_00, 3)
-        await stage.gate_opens(driver.own("s"))
-        yield Shop(stage, driver, browser, stage.servers[0], driver.own("a"))
-
-
-@pytest.fixture
-async def shop(request: pytest.FixtureRequest, template: str, redis_url: str) -> AsyncIterator[Shop]:
-    """Of the backend in ``request.param``."""
-    async with shop_of(getattr(request, "param", BACKENDS[0]), template, redis_url) as made:
+    shared = {"FLASH_RABBITMQ_URL": given("FLASH_TEST_RABBITMQ_URL")}
+    async with staged(template, redis_url, auth=auth, settings=shared, **servers) as made:  # type: ignore[arg-type]
         yield made
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    """One for all; each visit has a storage of its own."""
+    async with chromium() as started:
+        yield started
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stage(request: pytest.FixtureRequest, template: str, redis_url: str) -> AsyncIterator[Stage]:
+    """Of the backend in ``request.param``."""
+    async with stage_of(request.param, template, redis_url) as made:
+        yield made
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def shop(stage: Stage, browser: Browser) -> AsyncIterator[Shop]:
+    """Where nobody has bought yet."""
+    made = shop_on(stage, browser)
+    await made.opens()
+    yield made
+    await made.ends()
+
+
+def shop_on(stage: Stage, browser: Browser) -> Shop:
+    return Shop(stage, HttpDriver(stage.authority, stage.owner, stage.session, stage.urls), browser)
 
 
 @contextlib.asynccontextmanager
@@ -139,7 +183,7 @@ async def kept(page: Page) -> list[dict[str, Any]]:
     return [json.loads(text) for text in texts]
 
 
-@pytest.mark.parametrize("shop", BACKENDS, indirect=True)
+@of_both
 async def test_the_number_falls_while_others_buy(shop: Shop) -> None:
     async with visit(shop.browser, shop.server.url) as (page, complaints):
         await is_live(page, shop.sku, UNITS)
@@ -151,6 +195,7 @@ async def test_the_number_falls_while_others_buy(shop: Shop) -> None:
         assert complaints.all == []
 
 
+@of_one
 async def test_a_dead_server_is_told_and_its_number_is_not_shown_as_live(shop: Shop) -> None:
     async with visit(shop.browser, shop.server.url) as (page, _):
         await is_live(page, shop.sku, UNITS)
@@ -170,6 +215,7 @@ async def test_a_dead_server_is_told_and_its_number_is_not_shown_as_live(shop: S
         await is_live(page, shop.sku, UNITS - 1)
 
 
+@of_one
 async def test_a_server_that_hangs_does_not_look_alive(shop: Shop) -> None:
     # the connection stays open, so only the missing beats tell
     async with visit(shop.browser, shop.server.url) as (page, _):
@@ -183,6 +229,40 @@ async def test_a_server_that_hangs_does_not_look_alive(shop: Shop) -> None:
         await is_live(page, shop.sku, UNITS)
 
 
+@of_one
+async def test_a_shop_that_goes_on_and_reads_nothing_does_not_look_alive(shop: Shop) -> None:
+    # word comes each second on a connection that is well, and of the stock there is none
+    async with visit(shop.browser, shop.server.url) as (page, _):
+        await is_live(page, shop.sku, UNITS)
+        async with shop.stage.owner.transaction():
+            await shop.stage.owner.execute("LOCK TABLE flash.stock IN ACCESS EXCLUSIVE MODE")
+            await expect(badge_of(page)).to_have_attribute("data-kind", "old")
+            await expect(badge_of(page)).to_contain_text(re.compile(r"stale, \d+ s old"))
+            await expect(item_of(page, shop.sku)).to_have_attribute("data-trusted", "false")
+        await is_live(page, shop.sku, UNITS)
+
+
+@of_one
+async def test_seven_tabs_are_live_on_one_connection_and_outlive_the_tab_that_has_it(shop: Shop) -> None:
+    async with visit(shop.browser, shop.server.url) as (page, _):
+        tabs = [page]
+        for _ in range(6):
+            tabs.append(await page.context.new_page())
+            await tabs[-1].goto(shop.server.url)
+        for tab in tabs:
+            await is_live(tab, shop.sku, UNITS)
+        await shop.has_viewers(1)
+        await shop.sells(2)
+        for tab in tabs:
+            await is_live(tab, shop.sku, UNITS - 2)
+        await page.close()
+        await shop.sells(1)
+        for tab in tabs[1:]:
+            await is_live(tab, shop.sku, UNITS - 3)
+        await shop.has_viewers(1)
+
+
+@of_one
 async def test_without_the_stream_the_page_asks_instead(shop: Shop) -> None:
     async with visit(shop.browser, "about:blank") as (page, _):
         await page.route("**/stock/stream*", lambda route: route.abort())
@@ -194,22 +274,30 @@ async def test_without_the_stream_the_page_asks_instead(shop: Shop) -> None:
         await is_live(page, shop.sku, UNITS - 2)
 
 
-@pytest.mark.parametrize("shop", BACKENDS, indirect=True)
-async def test_from_the_click_to_the_paid_purchase(shop: Shop, tmp_path: Path) -> None:
+@of_both
+async def test_from_the_button_to_the_paid_purchase_by_keyboard_alone(shop: Shop, tmp_path: Path) -> None:
     async with till(shop, tmp_path), visit(shop.browser, shop.server.url) as (page, complaints):
         await is_live(page, shop.sku, UNITS)
-        await buy_button(page, shop.sku).click()
-        mine = page.get_by_role("region", name="My purchases").get_by_role("listitem")
+        await tab_to(page, "Buy a")
+        await page.keyboard.press("Enter")
+        mine = page.get_by_role("region", name="My purchases").get_by_role("listitem").first
         await expect(mine).to_contain_text("Held for you")
         await expect(mine.get_by_role("timer")).to_have_text(re.compile(r"\d+:\d\d"))
+        await expect(mine.locator("[aria-current=step]")).to_have_text("Held")
+        await expect(page.get_by_role("status")).to_contain_text("Held for you")
         await is_live(page, shop.sku, UNITS - 1)
-        await mine.get_by_role("button", name="Pay €2.50: a").click()
+        await tab_to(page, "Pay €2.50: a")
+        await page.keyboard.press("Enter")
         await expect(mine).to_contain_text("Paid. It is yours.")
         await expect(mine.get_by_role("timer")).to_be_hidden()
+        await expect(mine.locator("[aria-current=step]")).to_have_text("Paid")
+        await expect(page.get_by_role("status")).to_contain_text("Paid. It is yours.")
+        assert await page.evaluate("document.querySelector('.purchase').contains(document.activeElement)"), "lost focus"
         assert [row["state"] for row in await shop.rows()] == ["PAID"]
         assert complaints.all == []
 
 
+@of_one
 async def test_a_declined_payment_says_how_many_tries_are_left(shop: Shop, tmp_path: Path) -> None:
     async with (
         till(shop, tmp_path, FLASH_GATEWAY_DECLINES_PERCENT="100"),
@@ -225,6 +313,7 @@ async def test_a_declined_payment_says_how_many_tries_are_left(shop: Shop, tmp_p
         await shop.states("DECLINED")
 
 
+@of_one
 async def test_a_hold_can_be_given_back_and_a_lapsed_one_is_told(shop: Shop) -> None:
     async with visit(shop.browser, shop.server.url) as (page, _):
         await buy_button(page, shop.sku).click()
@@ -241,7 +330,7 @@ async def test_a_hold_can_be_given_back_and_a_lapsed_one_is_told(shop: Shop) -> 
         await is_live(page, shop.sku, UNITS)
 
 
-@pytest.mark.parametrize("shop", BACKENDS, indirect=True)
+@of_both
 async def test_a_reload_keeps_the_hold_and_its_key(shop: Shop) -> None:
     async with visit(shop.browser, shop.server.url) as (page, _):
         await buy_button(page, shop.sku).click()
@@ -254,7 +343,7 @@ async def test_a_reload_keeps_the_hold_and_its_key(shop: Shop) -> None:
         assert [row["key"] for row in await shop.rows()] == [before["key"]]
 
 
-@pytest.mark.parametrize("shop", ["gevent_rabbit"], indirect=True)
+@of_queue
 async def test_a_reload_in_the_queue_keeps_the_place_and_the_key(shop: Shop) -> None:
     (worker,) = shop.stage.workers
     worker.send(signal.SIGSTOP)
@@ -272,6 +361,7 @@ async def test_a_reload_in_the_queue_keeps_the_place_and_the_key(shop: Shop) -> 
         worker.send(signal.SIGCONT)
 
 
+@of_one
 async def test_an_answer_that_is_lost_is_asked_for_with_the_same_key(shop: Shop) -> None:
     heads: list[dict[str, str]] = []
     async with visit(shop.browser, shop.server.url) as (page, _):
@@ -294,6 +384,7 @@ async def test_an_answer_that_is_lost_is_asked_for_with_the_same_key(shop: Shop)
     assert len(await shop.rows()) == 1
 
 
+@of_one
 async def test_a_tab_that_dies_before_the_answer_asks_again_with_the_same_key(shop: Shop) -> None:
     async with visit(shop.browser, shop.server.url) as (dying, _):
         await expect(buy_button(dying, shop.sku)).to_have_text("Buy")
@@ -314,12 +405,11 @@ async def test_a_tab_that_dies_before_the_answer_asks_again_with_the_same_key(sh
         assert asked[0].headers["retry-attempt"] == "1", "it may have been taken"
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-async def test_sold_out_is_explained_and_undone_by_a_returned_unit(backend: str, template: str, redis_url: str) -> None:
-    async with (
-        shop_of(backend, template, redis_url, units=1) as shop,
-        visit(shop.browser, shop.server.url) as (page, _),
-    ):
+@of_both
+async def test_sold_out_is_explained_and_undone_by_a_returned_unit(stage: Stage, browser: Browser) -> None:
+    shop = shop_on(stage, browser)
+    await shop.opens(units=1)
+    async with visit(browser, shop.server.url) as (page, _):
         await is_live(page, shop.sku, 1)
         # somebody is faster, and the page does not know it yet
         await page.route("**/stock/stream*", lambda route: route.abort())
@@ -337,8 +427,10 @@ async def test_sold_out_is_explained_and_undone_by_a_returned_unit(backend: str,
         await shop.driver.cancel("other-1", "other-1")
         await is_live(page, shop.sku, 1)
         await expect(buy_button(page, shop.sku)).to_have_attribute("aria-disabled", "false")
+    await shop.ends()
 
 
+@of_one
 async def test_the_limit_and_a_pause_are_explained(shop: Shop) -> None:
     async with visit(shop.browser, shop.server.url) as (page, _):
         for count in range(1, LIMIT + 1):
@@ -353,11 +445,17 @@ async def test_the_limit_and_a_pause_are_explained(shop: Shop) -> None:
         await expect(buy_button(page, shop.sku)).to_have_text("Buy")
 
 
-async def test_where_tokens_are_wanted_one_is_asked_for_and_the_wish_goes_on(template: str, redis_url: str) -> None:
-    async with (
-        shop_of("asyncio_redis", template, redis_url, FLASH_AUTH="jwt") as shop,
-        visit(shop.browser, shop.server.url) as (page, _),
-    ):
+async def test_where_tokens_are_wanted_one_is_asked_for_and_the_wish_goes_on(
+    template: str, redis_url: str, browser: Browser
+) -> None:
+    async with stage_of("asyncio_redis", template, redis_url, auth="jwt") as stage:
+        shop = shop_on(stage, browser)
+        await shop.opens()
+        await buys_with_a_token(shop)
+
+
+async def buys_with_a_token(shop: Shop) -> None:
+    async with visit(shop.browser, shop.server.url) as (page, _):
         await buy_button(page, shop.sku).click()
         await expect(page.get_by_label("Access token")).to_be_focused()
         await expect(page.locator(".purchase")).to_contain_text("Waiting for you to sign in")
@@ -376,6 +474,7 @@ async def test_where_tokens_are_wanted_one_is_asked_for_and_the_wish_goes_on(tem
         await expect(page.locator(".purchase")).to_have_count(0)
 
 
+@of_one
 async def test_a_keyboard_is_enough_and_everything_has_a_name(shop: Shop) -> None:
     async with visit(shop.browser, shop.server.url) as (page, complaints):
         await is_live(page, shop.sku, UNITS)
@@ -413,9 +512,9 @@ async def tab_to(page: Page, name: str) -> None:
     pytest.fail(f"no Tab leads to {name}")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_a_narrow_phone_needs_no_sideways_scrolling(shop: Shop, scheme: str) -> None:
-    async with visit(shop.browser, shop.server.url, PHONE, color_scheme=scheme) as (page, _):
+@of_one
+async def test_a_narrow_phone_needs_no_sideways_scrolling(shop: Shop) -> None:
+    async with visit(shop.browser, shop.server.url, PHONE) as (page, _):
         await buy_button(page, shop.driver.own("b")).click()
         await expect(page.locator(".purchase")).to_contain_text("Held for you")
         assert await page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
