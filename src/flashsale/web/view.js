@@ -112,7 +112,7 @@ export class View {
     attribute(bar, "aria-label", `${item.name}: units left`);
     hide(element.querySelector(".pace"), state !== "OPEN" || !isTrusted || available === 0);
     this.#paintPace(element, feed.pace(item.sku, localMs));
-    const [label, hint, may] = offer(sale, state, available, isTrusted, isPending, isFull);
+    const [label, hint, may] = offer(sale, state, available, isTrusted, isPending, isFull, feed.link);
     const button = element.querySelector(".buy");
     text(button, label);
     attribute(button, "aria-label", may ? `${label} ${item.name}` : `${item.name}: ${label}`);
@@ -209,7 +209,7 @@ export class View {
 }
 
 // The buy button's label, a hint below the number, and whether it may be pressed.
-function offer(sale, state, available, isTrusted, isPending, isFull) {
+function offer(sale, state, available, isTrusted, isPending, isFull, link) {
   if (state === "ENDED") return ["Sale over", "", false];
   if (state === "PAUSED") return ["Paused", "The sale is paused. Nothing is sold until it goes on.", false];
   const limit = `Up to ${units(sale.buyer_limit)} per buyer in this sale.`;
@@ -218,7 +218,8 @@ function offer(sale, state, available, isTrusted, isPending, isFull) {
   // an old zero may have units again: then the shop is asked
   if (available === 0 && isTrusted) return ["Sold out", "All units are held or bought. When a hold ends, its units show up here.", false];
   if (isFull) return ["Buy", "You have as many purchases open as this page keeps. Pay or give back one first.", false];
-  return ["Buy", limit, true];
+  if (isTrusted || link === "connecting") return ["Buy", limit, true];
+  return ["Buy", "This number may have changed since. You can ask for a unit all the same: the shop decides.", true];
 }
 
 // Of a hold; null when there is none, or its time is up.
