@@ -29,10 +29,9 @@ async def scrape(stage: Stage) -> tuple[dict[str, str], Samples]:
     """The types of all families, and all samples but the buckets."""
     async with stage.session.get(f"http://127.0.0.1:{stage.servers[0].ops_port}/metrics") as answer:
         families = list(text_string_to_metric_families(await answer.text()))
-    own = [family for family in families if family.name.startswith("flashsale_")]
-    # the library's, beside its counters, and what the process takes
-    others = {family.name for family in families if family not in own and not family.name.endswith("_created")}
-    assert others == LIFE
+    told = [family for family in families if not family.name.endswith("_created")]  # the library's, beside its counters
+    own = [family for family in told if family.name.startswith("flashsale_")]
+    assert {family.name for family in told} - {family.name for family in own} == LIFE
     types = {family.name.removeprefix("flashsale_"): family.type for family in own}
     samples = {
         (sample.name.removeprefix("flashsale_"), "".join(sample.labels.values())): sample.value
