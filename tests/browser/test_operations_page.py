@@ -1,4 +1,6 @@
-"""The operations page in a real browser, told frames by the test: what it shows, how old it says that is, and what it keeps."""
+"""The operations page in a real browser, told frames by the test: what it shows, how old it says that is, and what it keeps. And once
+with the admin's own process and a balancer: what is done to its servers.
+"""
 
 import asyncio
 import contextlib
@@ -19,8 +21,11 @@ from playwright.async_api import Browser, Locator, Page, ViewportSize, expect
 
 from flashsale.admin.guard import HEADERS
 from flashsale.admin.pages import FILES
-from tests.browser.test_admin_page import NARROW, RULES, tab_to
+from tests.admins import admin_of
+from tests.balanced import Upstream, balanced
+from tests.browser.test_admin_page import NARROW, RULES, sign_in, tab_to
 from tests.browsers import DESKTOP, chromium, visit
+from tests.databases import drop_database, make_database
 from tests.patience import PATIENCE_MS, PATIENCE_SECONDS
 from tests.proxy import Down, Proxy, proxied
 from tests.servers import free_port
@@ -315,3 +320,65 @@ async def test_nothing_breaks_a_rule_of_accessibility_or_overflows(
         found = await Axe().run(page, options=RULES)
         assert found.violations_count == 0, found.generate_report()
         assert await page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+
+
+async def test_servers_are_drained_and_weighed_and_chosen_otherwise_by_keyboard(
+    started: Office, template: str, tmp_path: Path
+) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        database = await make_database(template)
+        stack.push_async_callback(drop_database, database)
+        balancer = await stack.enter_async_context(balanced(Upstream("asyncio_redis-0"), Upstream("gevent_rabbit-0")))
+        admin = await stack.enter_async_context(
+            admin_of(database, tmp_path, FLASH_BALANCER_SOCKET=str(balancer.socket))
+        )
+        page, _ = await stack.enter_async_context(visit(started.browser, f"{admin.url}/operations"))
+        await sign_in(page, "olga")
+        await expect(badge(page)).to_have_attribute("data-kind", "live")
+        row = page.get_by_role("row", name="asyncio_redis-0 asyncio_redis")
+        dialog = page.get_by_role("dialog")
+
+        async def do(title: str, change: str, button: str) -> None:
+            """What the open dialog asks for, from its reason on."""
+            await expect(dialog.get_by_role("heading", name=title)).to_be_visible()
+            await expect(dialog.get_by_role("row", name=change)).to_be_visible()
+            await dialog.get_by_role("textbox", name="Reason").focus()
+            await page.keyboard.type("a new disk")
+            await tab_to(page, button)
+            await page.keyboard.press("Enter")
+            await expect(dialog).to_be_hidden()
+            await expect(page.get_by_role("status")).to_contain_text("on record")
+
+        await tab_to(page, "Drain asyncio_redis-0")
+        await page.keyboard.press("Enter")
+        await do("Drain the server", "asyncio_redis-0: new requests yes no", "Drain it")
+        await expect(row).to_contain_text("Drained")
+        assert (await balancer.states())["asyncio_redis-0"] == "draining"
+        await expect(page.get_by_role("button", name="Undrain asyncio_redis-0")).to_be_focused()
+        await page.keyboard.press("Enter")
+        await do("Undrain the server", "asyncio_redis-0: new requests no yes", "Give it its share again")
+        await expect(row).to_contain_text("Up")
+
+        await page.keyboard.press("Tab")
+        await expect(page.get_by_role("button", name="Weight of asyncio_redis-0")).to_be_focused()
+        await page.keyboard.press("Enter")
+        await expect(dialog.get_by_role("textbox", name="Weight")).to_have_value("1")
+        await dialog.get_by_role("textbox", name="Weight").fill("3")
+        await page.keyboard.press("Enter")
+        await do("Change the weight", "asyncio_redis-0: weight 1 3", "Change the weight")
+        await expect(row.get_by_role("cell").nth(2)).to_have_text("3")
+
+        await tab_to(page, "Switch the algorithm", "Shift+Tab")
+        await page.keyboard.press("Enter")
+        await expect(dialog.get_by_role("combobox", name="Algorithm")).to_be_focused()
+        await page.keyboard.type("power")
+        await tab_to(page, "Show what it will change")
+        await page.keyboard.press("Enter")
+        await do("Switch the algorithm", "Algorithm round_robin power_of_two", "Switch it")
+        await expect(page.locator("#algorithm")).to_have_text("power_of_two")
+        assert (await balancer.stats())["servers"][0]["weight"] == 3
+        await expect(page.get_by_role("list", name="Timeline")).to_contain_text("a new disk")
+
+        await page.get_by_role("button", name="Sign out").click()
+        await expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+        await expect(page.locator("#main")).to_be_hidden()

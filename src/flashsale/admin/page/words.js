@@ -91,6 +91,7 @@ export function value(what, given) {
   if (given === null || given === undefined) return h("span", { class: "hint" }, "nothing");
   if (what === "state" || what.startsWith("payment ")) return state(given);
   if (/^\d{4}-\d\d-\d\dT/.test(String(given))) return moment(given);
+  if (typeof given === "boolean") return given ? "yes" : "no";
   return typeof given === "number" ? units(given) : String(given);
 }
 
