@@ -1,6 +1,6 @@
 // The page's parts, each painted from its part of a frame. A part that is away says why, where its figures would stand.
 
-import { Chart, sample, spark } from "./charts.js";
+import { Chart, sample, sparks } from "./charts.js";
 import { by, h, morph } from "./dom.js";
 import { Grid, attribute, hide, text } from "./grid.js";
 import { NONE, clockTime, cores, count, mib, ms, rate, ratio, span } from "./measures.js";
@@ -39,7 +39,7 @@ const COMPARED = [
   ]),
 ];
 
-const QUEUES_DRAWN = HUES; // the first of them by name; the table has all
+const QUEUES_DRAWN = HUES - 2; // the first of them by name, in other hues than the two backends; the table has all
 
 export class Board {
   #history;
@@ -49,6 +49,7 @@ export class Board {
   #servers;
   #depths;
   #processes;
+  #sparks = []; // the lines in its cells
 
   constructor(history) {
     this.#history = history;
@@ -71,10 +72,10 @@ export class Board {
     ]);
     this.#processes = new Grid(by("processes-table"), "CPU and memory per process", [
       { title: "Process", paint: paintProcess },
-      { title: "CPU, 5 min", kind: "line", paint: (cell, { cpu, cpuMost }) => paintSpark(cell, cpu, cpuMost) },
+      { title: "CPU, 5 min", kind: "line", paint: (cell, { cpu, cpuMost }) => this.#sparks.push({ canvas: canvasOf(cell), values: cpu, most: cpuMost }) },
       { title: "Cores", kind: "number", paint: (cell, { cpu_cores }) => text(cell, cores(cpu_cores)) },
       { title: "highest", kind: "number quiet", paint: (cell, { cpu }) => text(cell, cores(highest(cpu))) },
-      { title: "Memory, 5 min", kind: "line", paint: (cell, { rss, rssMost }) => paintSpark(cell, rss, rssMost) },
+      { title: "Memory, 5 min", kind: "line", paint: (cell, { rss, rssMost }) => this.#sparks.push({ canvas: canvasOf(cell), values: rss, most: rssMost }) },
       { title: "RSS", kind: "number", paint: (cell, { rss_mib }) => text(cell, mib(rss_mib)) },
       { title: "highest", kind: "number quiet", paint: (cell, { rss }) => text(cell, mib(highest(rss))) },
     ]);
@@ -101,7 +102,7 @@ export class Board {
     const each = (make) => this.#backends.flatMap(({ name }, hue) => make(name, hue));
     this.#charts.rates.paint(times, each((name, hue) => [line(`rate ${name}`, name, hue), line(`refused ${name}`, `${name} refused`, hue, true)]), events);
     this.#charts.latencies.paint(times, each((name, hue) => [line(`accepted ${name}`, `${name} accepted`, hue), line(`decided ${name}`, `${name} decided`, hue, true)]), events);
-    this.#charts.depths.paint(times, this.#queues.slice(0, QUEUES_DRAWN).map(({ name }, hue) => line(`depth ${name}`, name, hue)), events);
+    this.#charts.depths.paint(times, this.#queues.slice(0, QUEUES_DRAWN).map(({ name }, place) => line(`depth ${name}`, name, (place + this.#backends.length) % HUES)), events);
     this.#charts.lags.paint(times, [line("lag p50", "p50", 3), line("lag p99", "p99", 3, true)], events);
     this.#paintProcesses(frame.processes);
   }
@@ -166,7 +167,9 @@ export class Board {
     // one scale for all, so that who works most is seen to
     const cpuMost = Math.max(0.1, ...rows.map(({ cpu }) => highest(cpu) ?? 0));
     const rssMost = Math.max(1, ...rows.map(({ rss }) => highest(rss) ?? 0));
+    this.#sparks = [];
     this.#processes.paint(rows.map((row) => ({ ...row, cpuMost, rssMost })));
+    sparks(this.#sparks);
   }
 }
 
@@ -253,9 +256,9 @@ function paintProcess(cell, { role, index, pid, away }) {
   text(cell.lastChild, away ?? (isKnown(pid) ? `pid ${pid}` : ""));
 }
 
-function paintSpark(cell, values, most) {
+function canvasOf(cell) {
   if (!cell.firstChild) cell.append(h("canvas", { class: "spark", "aria-hidden": "true" }));
-  spark(cell.firstChild, values, most);
+  return cell.firstChild;
 }
 
 function paintBench(bench) {

@@ -176,11 +176,15 @@ export function sample(hue, isDashed = false) {
     h("path", { d: SHAPES[hue % SHAPES.length], transform: "translate(8 0)" }));
 }
 
-// A line without axes, for a cell: `most` is the top of its scale.
-export function spark(canvas, values, most) {
+// Lines without axes, for cells: `most` is the top of a line's scale. All are measured before one is drawn, or each would have the
+// whole page laid out again.
+export function sparks(lines) {
+  const sizes = lines.map(({ canvas }) => [canvas.clientWidth * devicePixelRatio, canvas.clientHeight * devicePixelRatio]);
+  lines.forEach((line, place) => sizes[place][0] && spark(line, sizes[place]));
+}
+
+function spark({ canvas, values, most }, [width, height]) {
   const scale = devicePixelRatio;
-  const [width, height] = [canvas.clientWidth * scale, canvas.clientHeight * scale];
-  if (!width) return;
   if (canvas.width !== Math.round(width) || canvas.height !== Math.round(height)) [canvas.width, canvas.height] = [width, height];
   const ctx = canvas.getContext("2d");
   ctx.clearRect(0, 0, width, height);
