@@ -129,9 +129,9 @@ class Hub:
         self._limits = limits
         self._gap = 1.0 / limits.hertz
         # What comes as often as it may be told comes a little early or late. Kept apart by a whole gap each would be told as late as
-        # the latest of all before; half of one is forgiven, and no second sees more of them for it.
-        self._slack = self._gap / 2
-        self._read_gap = min(READ_GAP_SECONDS, self._slack)
+        # the latest of all before; so one may come a whole gap early, and no second sees more than one frame more.
+        self._slack = self._gap
+        self._read_gap = min(READ_GAP_SECONDS, self._gap / 2)
         self._chance = chance or random.Random()
         self._addresses: Counter[str] = Counter()
         self._interest: Counter[str] = Counter()  # viewers per SKU, unstarted ones included
