@@ -225,7 +225,7 @@ class Run:
     command: str
     commit: str
     seed: int
-    machine: Mapping[str, Any]
+    machine: Mapping[str, Any]  # ``generator`` in it: what the generator and wrk can do at a server that does nothing
     versions: Mapping[str, str]
     scenarios: Mapping[str, Mapping[str, Any]]  # by name, the TOML as it was read
     plan: tuple[Planned, ...]

@@ -17,13 +17,13 @@ ANSWER = (
 
 
 class Nothing(asyncio.Protocol):
-    """One connection. The generator has one request out on each, so what has come is one request."""
+    """One connection. Whoever measures has one request out on each, so what has come is one request, whole."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but its class
 
     def data_received(self, data: bytes) -> None:
-        if data.endswith(b"}"):
+        if data:
             self._transport.write(ANSWER)
 
 

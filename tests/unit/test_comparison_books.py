@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.comparison.contract import RESOURCES, SOLD, SOLD_OUT, SYSTEM, TIMEOUT
+from benchmarks.comparison.engine.ceiling import read_wrk
 from benchmarks.comparison.engine.shop import Left, Told, compare
 from benchmarks.comparison.observe.processes import Processes, family
 from benchmarks.comparison.observe.queues import said
@@ -74,6 +75,13 @@ def test_metrics_are_read_under_their_names_here() -> None:
     assert sorted(said("lb", page)) == [("lb", "in_hand", 7.0), ("lb", "refused", 4.0), ("lb", "waiting", 3.0)]
     page = 'flashsale_in_flight 6.0\nflashsale_queue_depth{queue="checkout.0"} 8.0\nflashsale_queue_depth{queue="checkout.1"} NaN\n'
     assert sorted(said("front-0", page)) == [("front-0", "in_hand", 6.0), ("rabbitmq:checkout.0", "depth", 8.0)]
+
+
+def test_wrk_is_read_in_its_own_units() -> None:
+    said = "  Latency Distribution\n     50%  150.00us\n     99%    1.2ms\nRequests/sec:  12345.67\n"
+    assert read_wrk(said) == (12345.67, 0.15)
+    assert read_wrk("     50%    2.50ms\n") == (None, 2.5)
+    assert read_wrk("unable to connect") == (None, None)
 
 
 async def test_observers_see_this_process_and_this_machine() -> None:

@@ -103,8 +103,12 @@ async def conduct(
         ) as services:
             progress.phase("the generator's ceiling")
             most = await ceiling.measure(environment)
-            say(f"the generator alone sends and hears {most:,.0f} requests per second")
-            place = Place(settings, services, round(most, 1), environment)
+            say(
+                f"the generator alone sends and hears {most.per_s:,.0f} requests per second; wrk {most.wrk_per_s or 0:,.0f}"
+            )
+            run = replace(run, machine={**run.machine, "generator": most.document()})
+            contract.write_run(folder, run)
+            place = Place(settings, services, most.per_s, environment)
             for planned in due:
                 if progress.must_stop(planned):
                     say(f"the time of {run.size} is up with {progress.left} trials left; --resume makes them")
