@@ -1,5 +1,5 @@
 """A server that does nothing: what the generator sends and hears there is the most it could measure. ``python -m benchmarks.comparison.null``
-prints its port, and answers every request with the same refusal until it is ended.
+prints its port, and answers every request with the same refusal until its standard input ends.
 
 A protocol on uvloop, as thin as a Python server can be: answers cost it less than any of the engine's, so the ceiling is the generator's.
 """
@@ -30,7 +30,8 @@ class Nothing(asyncio.Protocol):
 async def main() -> None:
     server = await asyncio.get_running_loop().create_server(Nothing, "127.0.0.1", 0, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
+    await asyncio.to_thread(sys.stdin.read)
+    server.close()
 
 
 if __name__ == "__main__":

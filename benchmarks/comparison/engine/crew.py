@@ -17,6 +17,7 @@ from flashsale.stack.exits import StackError
 from flashsale.stack.processes import dies_with_us
 from flashsale.stack.running import python_environment
 
+ENDS_WITHIN_S = 3.0
 STOP_WITHIN_S = 10.0
 ARM_WITHIN_S = 180.0
 RELEASE_IN_NS = 200_000_000  # so that who waits for it and who looks on have begun
@@ -41,11 +42,15 @@ async def child(
     try:
         yield process
     finally:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            if process.returncode is None:
+        # All of them end by themselves when nothing more can be told to them; a signal is for who is in the middle of something.
+        # (Sent to one that has just ended, it would reap it under asyncio's hands, which then does not know its child.)
+        assert process.stdin is not None
+        process.stdin.close()
+        for number in (None, signal.SIGTERM, signal.SIGKILL):
+            if number is not None and process.returncode is None:
                 process.send_signal(number)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(process.wait(), STOP_WITHIN_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), ENDS_WITHIN_S if number is None else STOP_WITHIN_S)
 
 
 class Shoppers:

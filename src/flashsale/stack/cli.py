@@ -518,8 +518,9 @@ COMMANDS = (
     Command(
         "bench",
         "measure, and write down on what and how",
-        "Runs one benchmark beside private services, prints its table and keeps the result under FLASH_HOME/benchmarks.\n\n"
-        "example:\n  ./flash bench backend asyncio_redis --quick",
+        "Runs one benchmark beside private services, prints its table and keeps the result under FLASH_HOME/benchmarks; or compares\n"
+        "the backends, trial after trial, and keeps everything under FLASH_HOME/comparison.\n\n"
+        "examples:\n  ./flash bench backend asyncio_redis --quick\n  ./flash bench quick\n  ./flash bench scenario burst",
         lambda parsed, settings, say: _until_signalled(bench.run(parsed, settings, say)),
         bench.options,
         has_json=False,
