@@ -32,6 +32,8 @@ from benchmarks.comparison.observe.queues import Queues
 from benchmarks.comparison.observe.stock import Stock
 from benchmarks.comparison.observe.watching import watching
 from benchmarks.comparison.scenario import BURST, Engine, Load, Scenario, expected_shoppers, load_seconds
+from flashsale.authority.client import AuthorityUnavailable
+from flashsale.proof.stores import StoreUnreachableError
 from flashsale.settings import Settings
 from flashsale.stack.exits import StackError
 from flashsale.stack.roles import BALANCER
@@ -48,6 +50,15 @@ SPARE_S = 120.0  # beyond the last arrival and its patience: the rows are writte
 RECOVERS_WITHIN_S = 60.0
 ASK_S = 10.0
 POLL_S = 0.05
+# What a store or a process that goes away looks like from here. Everything else is a fault of ours, and ends the run.
+TROUBLES = (
+    StackError,
+    StoreUnreachableError,
+    AuthorityUnavailable,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    OSError,
+)
 # What each process of the stack is called in the rows.
 ROLES = {
     "loadbalancer": "lb",
@@ -114,8 +125,8 @@ async def run(
                 watch.lap("load")
             audit = await settle_accounts(stack.urls, sale, folder)
             watch.lap("audit")
-    except StackError as error:
-        trouble = f"engine: {error}"
+    except TROUBLES as error:
+        trouble = f"engine: {str(error) or type(error).__name__}"
     watch.lap("stop")
     gates = judge(facts) if facts else {}
     reasons = (*([trouble] if trouble else []), *void_reasons(gates))
