@@ -91,7 +91,7 @@ def write(folder: Path, scenarios: Sequence[MadeUp], seed: int = 7) -> Path:
                 )
     run = Run(
         size="standard",
-        command="./flash compare --standard",
+        command="./flash bench standard",
         commit="0123456789abcdef0123456789abcdef01234567",
         seed=seed,
         machine={"cpu": "a made-up processor", "cores": 2, "kernel": "6.0", "memory_gib": 24, "hypervisor": "none"},

@@ -73,7 +73,7 @@ def _diff(parsed: argparse.Namespace) -> tuple[int, dict[str, Any]]:
             row["backend"] if row["label"] in {"A", "B", "C", "D"} else f"{row['backend']} ({row['label']})",
             row["title"],
             f"{row['change']:.2f} times" if row["is_ratio"] else f"{row['change'] * 100:+.2f} points",
-            tables.number(row["p_holm"], 2),
+            tables.p_text(row["p_holm"]),
             row["verdict"] + (", better" if row["is_better"] else ", worse" if row["verdict"] == CHANGED else ""),
         ]
         for row in found["rows"]

@@ -54,8 +54,8 @@ def build(folder: Path, places: Places, say: Callable[[str], None] = lambda _: N
     Everything, from one run; returns results.json's document. Raises UnreadableError or NarrativeError before anything is written: a
     narrative that cannot be filled is found out before a quarter of an hour of drawing.
     """
-    text = places.narrative.read_text(encoding="utf-8")
     run = read(folder)
+    text = places.narrative.read_text(encoding="utf-8")
     say(f"{len(run.trials)} trials of {run.name}")
     results = assemble(run, repository.code(), say)
     document = results.document

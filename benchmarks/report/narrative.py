@@ -3,7 +3,7 @@ The argument, written by hand in reports/narrative.md, with holes for everything
 line of their own ``{{table:name}}``, ``{{list:name}}``, ``{{figure:kind}}``. Law: a hole that nobody fills, or that fills with nothing,
 ends the build with its name; a report never shows one.
 
-Of Markdown: ``#`` to ``###``, paragraphs, ``- `` lists, ``**bold**`` and `` `code` ``. The result is blocks, which PDF and HTML both set.
+Of Markdown: ``#`` to ``###``, paragraphs, ``- `` lists, ``**bold**``, ``*emphasis*`` and `` `code` ``. The result is blocks, which PDF and HTML both set.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 HOLE = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
 DIRECTIVE = re.compile(r"\{\{\s*(table|list|figure):([^{}\s]+)\s*\}\}")
-SPAN = re.compile(r"\*\*(.+?)\*\*|`(.+?)`")
+SPAN = re.compile(r"\*\*(?P<bold>.+?)\*\*|`(?P<code>.+?)`|\*(?P<emphasis>.+?)\*")
 HEADING = re.compile(r"(#{1,3}) (.+)")
 
 Block = dict[str, Any]
@@ -58,7 +58,9 @@ def _directed(kind: str, name: str, given: Given, problems: list[str]) -> list[B
     if kind == "list" and given.lists.get(name):
         return [{"kind": "list", "items": [_spans(item) for item in given.lists[name]]}]
     if kind == "figure" and name in given.figure_kinds:
-        drawn = [{**figure, "kind": "figure"} for figure in given.figures if figure["kind"] == name]
+        drawn = [
+            {**figure, "kind": "figure", "figure_kind": name} for figure in given.figures if figure["kind"] == name
+        ]
         return drawn or [
             {
                 "kind": "para",
@@ -96,7 +98,8 @@ def _spans(text: str) -> list[list[str]]:
     for found in SPAN.finditer(text):
         if found.start() > at:
             spans.append(["text", text[at : found.start()]])
-        spans.append(["bold", found[1]] if found[1] else ["code", found[2]])
+        assert found.lastgroup
+        spans.append([found.lastgroup, found[found.lastgroup]])
         at = found.end()
     if at < len(text):
         spans.append(["text", text[at:]])

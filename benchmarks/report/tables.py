@@ -23,6 +23,11 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
 
 
+def p_text(p: float | None) -> str:
+    """As far as anybody looks."""
+    return NOTHING if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def level_of(document: Document, case: str, metric: str, label: str) -> Mapping[str, Any] | None:
     return next(
         (row for row in document["levels"] if (row["case"], row["metric"], row["label"]) == (case, metric, label)), None
@@ -120,7 +125,7 @@ def _verdicts(document: Document) -> Table:
                 else f"{row['floor']:.2f}"
                 if row["is_ratio"]
                 else f"{row['floor'] * 100:.2f}",
-                number(row["p_holm"], 2),
+                p_text(row["p_holm"]),
                 winner_text(document, row["winner"]),
                 row["reason"],
             ]

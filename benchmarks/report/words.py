@@ -132,7 +132,8 @@ def _books(document: Document) -> str:
     if any(row["wrong_trials"] for row in rows):
         return "Not so: " + _listed([row["wrong"] for row in rows if row["wrong"]]) + "."
     trials = sum(row["trials"] for row in rows)
-    bound = max(row["at_most"] for row in rows)
+    compared = {document["labels"].get(label) for label in ("A", "B")}
+    bound = max((row["at_most"] for row in rows if row["backend"] in compared), default=1.0)
     return (
         f"In {trials:,} trials nothing was oversold, sold twice, lost or leaked. That says of each backend that, with 95 % confidence, at most "
         f"{bound * 100:.1f} % of such trials would be wrong, and no more than that; the proofs are the engine's tests."
@@ -192,7 +193,7 @@ def _capacity(document: Document) -> str:
 def _lab(document: Document) -> str:
     lab = document["lab"]
     if not lab:
-        return "The strategy lab was not run beside this comparison; `./flash lab` runs it."
+        return "The strategy lab was not run beside this comparison; `./flash bench strategies` runs it."
     rows = lab["strategies"]
     broken = [row["title"] for row in rows if row["verdict"] == "oversells"]
     safe = [row["title"] for row in rows if row["verdict"] == "safe"]

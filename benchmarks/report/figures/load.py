@@ -68,7 +68,7 @@ def _steps(book: Book, scenario: str) -> Drawing:
         kept = [row["offered_per_s"] for row in mine if row["kept_up"] * 2 > row["trials"]]
         if kept:
             above.annotate(
-                f"{label} keeps up\nto {max(kept):,.0f}/s", (max(kept), max(kept)), xytext=(-8, 14 if label == "A" else -30), fontsize=7,
+                f"{label} keeps up\nto {max(kept):,.0f}/s", (max(kept), max(kept)), xytext=(-8, 14) if label == "A" else (10, -34), fontsize=7,
                 textcoords="offset points", ha="right", color=COLOURS[label], arrowprops={"arrowstyle": "-", "color": COLOURS[label]},
             )  # fmt: skip
     ceiling = book.document["run"]["ceiling_per_s"]

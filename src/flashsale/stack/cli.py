@@ -22,7 +22,7 @@ from flashsale.operate import operations as operate_operations
 from flashsale.operate import purchase as operate_purchase
 from flashsale.operate import sale as operate_sale
 from flashsale.settings import BACKENDS, BALANCER_TABLE, MIXED, REPOSITORY, TABLE, Settings, SettingsError
-from flashsale.stack import backup, balancer, bench, checks, doctor, environment, lifecycle, operations
+from flashsale.stack import backup, balancer, bench, checks, doctor, environment, lifecycle, operations, report
 from flashsale.stack.console import Say, table
 from flashsale.stack.exits import EXIT_CODES_HELP, Exit, StackError
 from flashsale.stack.options import KILLABLE, WORKERS, DemoOptions, SoakOptions
@@ -524,6 +524,21 @@ COMMANDS = (
         lambda parsed, settings, say: _until_signalled(bench.run(parsed, settings, say)),
         bench.options,
         has_json=False,
+    ),
+    Command(
+        "report",
+        "a comparison as statistics, figures, PDF and HTML; diff: two of them",
+        "Computes what the latest run of the comparison came to, or the one that is named, and writes reports/ANALYSIS_REPORT.pdf,\n"
+        "report.html, results.json, figures/ and the packed raw files; benchmarks/*.png and tests/results/ beside them. Starts\n"
+        "nothing and needs no service. Who wins is computed: A, B, tie, inconclusive or disqualified. Exits with 1 if the books of a\n"
+        "compared backend were wrong (the report is written all the same), or if reports/narrative.md has a hole that nothing\n"
+        "fills; with 3 if there is no run, or one that was changed since.\n\n"
+        "`diff A B` says what changed from A to B by more than noise, and what else was different; it exits with 1 if anything did.\n\n"
+        "examples:\n  ./flash report\n  ./flash report 20261130T080000Z-1a2b3c4d\n"
+        "  ./flash report diff 20261129T080000Z-9f8e7d6c 20261130T080000Z-1a2b3c4d\n"
+        "  ./flash report diff reports/results.json 20261130T080000Z-1a2b3c4d --json",
+        lambda parsed, settings, say: _until_signalled(report.run(parsed, settings, say)),
+        report.options,
     ),
     Command(
         "merchant",
