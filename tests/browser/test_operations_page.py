@@ -23,8 +23,8 @@ from flashsale.admin.guard import HEADERS
 from flashsale.admin.pages import FILES
 from tests.admins import admin_of
 from tests.balanced import Upstream, balanced
-from tests.browser.test_admin_page import NARROW, RULES, sign_in, tab_to
-from tests.browsers import DESKTOP, chromium, visit
+from tests.browser.test_admin_page import NARROW, sign_in, tab_to
+from tests.browsers import DESKTOP, RULES, chromium, visit
 from tests.databases import drop_database, make_database
 from tests.patience import PATIENCE_MS, PATIENCE_SECONDS
 from tests.proxy import Down, Proxy, proxied
