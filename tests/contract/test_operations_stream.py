@@ -29,6 +29,7 @@ from tests.stages import Stage, staged
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 EXAMPLE = Path(__file__).parents[1] / "unit" / "admin" / "operations_frame.json"
+SALE = ("sale", "state", "units", "available")
 Frame = dict[str, Any]
 
 
@@ -185,21 +186,26 @@ async def test_a_frame_has_the_shape_of_the_example_and_says_what_is_so(room: Ro
     await room.stage.gate_opens(shop.own("s"))
     example = json.loads(EXAMPLE.read_text(encoding="utf-8"))
     async with room.looking(room.vera) as look:
-        first = await look.frame()
-        assert await shop.reserve(Wish("ana", "wish", (("a", 1),)), is_retry=False) == "held"
-        frame = await look.frame(lambda made: made["backends"][0]["accepted"]["n"])
-    assert first["audit"] == {"away": "no auditor is known here; run `./flash audit`"}
+        frame = await look.frame(is_whole)
+        [backend] = frame["backends"]
+        while not backend["accepted"]["n"]:  # of the last ten seconds, which are short on a machine under load
+            assert await shop.reserve(Wish("ana", secrets.token_hex(8), (("a", 1),)), is_retry=False) in {
+                "held",
+                "sold_out",
+            }
+            [backend] = (await look.frame())["backends"]
+        left = await room.stage.owner.fetchval("SELECT available FROM flash.stock WHERE sku = $1", shop.own("a"))
+        seen = (shop.own("s"), "OPEN", 3, left)
+        await look.frame(lambda made: seen in [tuple(row[name] for name in SALE) for row in _rows(made["sales"])])
+    assert frame["audit"] == {"away": "no auditor is known here; run `./flash audit`"}
     expected = shape(example) | {"audit": {"away": "value"}, "bench": "value", "events": shape(frame["events"])}
     del expected["dead_letters"]["by_queue"]
     got = shape(frame)
     assert set(got["dead_letters"].pop("by_queue")) == set(example["dead_letters"]["by_queue"])
     assert got == expected
-    [backend] = frame["backends"]
     assert (backend["name"], backend["servers"], backend["up"]) == ("asyncio_redis", 1, 1)
     assert backend["rate_per_s"] > 0
     assert backend["accepted"] == backend["decided"]
-    [sale] = [row for row in frame["sales"] if row["sale"] == shop.own("s")]
-    assert (sale["state"], sale["units"], sale["available"]) == ("OPEN", 3, 2)
     assert [queue["name"] for queue in frame["queues"]] == [queue["name"] for queue in example["queues"]]
     assert (frame["gate"]["up"], frame["gate"]["servers"]) == (1, 1)
     rows = {(row["role"], row["index"]): row for row in frame["processes"]}
@@ -213,13 +219,13 @@ async def test_a_frame_has_the_shape_of_the_example_and_says_what_is_so(room: Ro
         assert process["up_s"] > 0
     servers = {server["name"]: server for server in frame["balancer"]["servers"]}
     assert servers["asyncio_redis-0"]["backend"] == "asyncio_redis"
-    assert servers["asyncio_redis-1"]["state"] == "down"
 
 
 async def test_nobody_looks_and_nothing_is_read_and_many_look_and_it_is_read_once(room: Room) -> None:
     async with asyncio.timeout(PATIENCE_SECONDS):
         while await room.viewers():  # who looked before
             await asyncio.sleep(0.05)
+    await room.viewers()  # what was on its way when the last one left has come by now
     asked = room.target.asked
     await asyncio.sleep(2 * EVERY_SECONDS)
     assert room.target.asked == asked
@@ -298,14 +304,18 @@ async def test_a_server_is_drained_once_per_key_and_it_is_on_record_and_in_the_f
         for _ in range(2):
             answer = done(await room.olga.do("balancer.drain", key, "a new disk", server="asyncio_redis-0"))
         assert answer["operation"]["action"] == "balancer.drain"
-        made = await look.frame(lambda made: _server(made)["state"] == "drained")
-        assert any(event["kind"] == "server.drained" for event in made["events"])
-        made = await look.frame(lambda made: any(event["kind"] == "deed" for event in made["events"]))
+        made = await look.frame(lambda made: _server(made).get("state") == "drained")
         assert _server(made)["word"] == "finishes what it has, drained by hand"
+        made = await look.frame(lambda made: any(event["kind"] == "deed" for event in made["events"]))
+        [deed] = [
+            event for event in made["events"] if event["kind"] == "deed" and event["text"].endswith("(a new disk)")
+        ]
+        assert set(deed) == set(json.loads(EXAMPLE.read_text(encoding="utf-8"))["events"][0])
+        assert deed["subject"] == "asyncio_redis-0"
         # the same word again, after somebody wanted it otherwise, undoes nothing
         done(await room.olga.do("balancer.undrain", server="asyncio_redis-0"))
         done(await room.olga.do("balancer.drain", key, "a new disk", server="asyncio_redis-0"))
-        await look.frame(lambda made: _server(made)["state"] == "up")
+        await look.frame(lambda made: _server(made).get("state") == "up")
     rows = (await room.operations())[before:]
     assert [(row["action"], row["subject"], row["operator"], row["reason"]) for row in rows] == [
         ("balancer.drain", "asyncio_redis-0", "olga", "a new disk"),
@@ -357,8 +367,21 @@ async def test_a_viewer_changes_nothing_at_the_balancer(room: Room) -> None:
     assert (await room.balancer.states())["asyncio_redis-0"] == "up"
 
 
+def is_whole(frame: Frame) -> bool:
+    """Has everything been seen twice that is there, and is nothing away that may be busy?"""
+    parts = [frame[name] for name in ("sales", "balancer", "queues", "dead_letters")]
+    rows = [row for row in frame["processes"] if row["role"] != "checkout"]
+    is_seen = all(isinstance(part, list) or "away" not in part for part in parts)
+    is_down = is_seen and frame["balancer"]["servers"][1]["state"] == "down"
+    return is_down and frame["gate"]["up"] == 1 and all(row["cpu_cores"] is not None for row in rows)
+
+
+def _rows(part: Any) -> list[Any]:
+    return part if isinstance(part, list) else []
+
+
 def _server(frame: Frame) -> Any:
-    return frame["balancer"]["servers"][0]
+    return frame["balancer"].get("servers", [{}])[0]
 
 
 def _process(frame: Frame, role: str) -> Any:

@@ -27,6 +27,9 @@ END_SECONDS = (
 )
 QUIET_SECONDS = 5.0  # a queue that has promised more and sends nothing for this long has given it to somebody else
 BACK_POLL_SECONDS = 0.05
+ABSENT_LOOKS = (
+    15  # a shop without the queued backend has half of the queues, and each look for another is an error to the broker
+)
 TAKEN_MAX = 20_000  # messages in hand at once; more are looked at when these are gone
 
 # Where what was set aside came from, when a message does not say so itself.
@@ -140,16 +143,20 @@ async def looks(url: str) -> AsyncGenerator[Queues, None]:
         connection = await aio_pika.connect(url, timeout=CONNECT_SECONDS)
         try:
             channel = None
+            absent: dict[str, int] = {}  # for how many more looks a queue is taken not to be there
             while True:
-                found = {}
+                found = dict.fromkeys((*WORKED, *DEAD_QUEUES), (0, 0))
                 async with asyncio.timeout(CALL_SECONDS):
-                    for name in (*WORKED, *DEAD_QUEUES):
+                    for name in found:
+                        if absent.get(name):
+                            absent[name] -= 1
+                            continue
                         channel = channel or await connection.channel()
                         try:
                             declared = (await channel.declare_queue(name, passive=True)).declaration_result
                             found[name] = (declared.message_count or 0, declared.consumer_count or 0)
                         except aio_pika.exceptions.ChannelNotFoundEntity:
-                            found[name], channel = (0, 0), None  # which has closed it
+                            channel, absent[name] = None, ABSENT_LOOKS  # it has closed the channel, and told its log
                 yield Queues({name: found[name] for name in WORKED}, {name: found[name] for name in DEAD_QUEUES})
         finally:
             await _end(connection)
