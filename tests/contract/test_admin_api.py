@@ -155,12 +155,14 @@ async def test_whoever_is_not_signed_in_sees_the_page_and_nothing_else(desk: Des
             "purchases/x",
             "dlq/payments",
             "operations",
+            "operations/stream",
             "x",
         ):
             refused(await stranger.get(f"/api/{path}"), 401)
         refused(await stranger.post("/api/session/end", {}), 401)
         assert (await stranger.get("/api/session"))[:2] == (204, "")
         assert (await stranger.get("/")).status == 200
+        assert (await stranger.get("/operations")).status == 200
         assert (await stranger.get("/static/admin.js")).status == 200
         for path in ("/static/nothing.js", "/static/..%2froutes.py", "/static/%2e%2e/routes.py"):
             assert (await stranger.get(path)).status in {401, 404}

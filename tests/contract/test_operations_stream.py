@@ -269,6 +269,8 @@ async def test_a_comparison_that_runs_is_shown(room: Room) -> None:
 async def test_who_is_signed_out_hears_no_more(room: Room) -> None:
     async with room.admin.client("vera") as leaving:
         async with room.looking(leaving) as look:
+            assert look.answer.headers["Cache-Control"] == "no-store"
+            assert "default-src 'none'" in look.answer.headers["Content-Security-Policy"]
             await look.frame()
             async with room.admin.client() as other:  # whose cookie jar has the same session
                 other.session.cookie_jar.update_cookies(

@@ -216,10 +216,7 @@ class Routes:
 
     async def get_operations_page(self, _: web.Request) -> web.Response:
         """``GET /operations``."""
-        file = FILES.get(FIGURES_PAGE)
-        if file is None:
-            raise web.HTTPNotFound
-        return web.Response(body=file.body, headers=file.headers)
+        return web.Response(body=FILES[FIGURES_PAGE].body, headers=FILES[FIGURES_PAGE].headers)
 
     async def get_static(self, request: web.Request) -> web.Response:
         """``GET /static/{file}``."""
