@@ -103,7 +103,7 @@ class Change(NamedTuple):
                 return told._replace(drained=told.drained - {self.server})
 
 
-SERVER = "[name=]host:port[*weight] or name=unix:/path[*weight]"
+SERVER = "[name=]host:port[/path][*weight] or name=unix:/path[*weight]"
 # Each with whether it takes a value, and what it does.
 VERBS = {
     "drain": (False, "no new request to a server; it finishes what it has"),

@@ -35,16 +35,20 @@ class PartError(ValueError):
 
 
 class Address(NamedTuple):
-    """One server: ``[name=]host:port[*weight]``, without a name known by its address; or ``name=unix:/path[*weight]``, port 0."""
+    """One server: ``[name=]host:port[/path][*weight]``, without a name known by its address; or ``name=unix:/path[*weight]``, port 0.
+
+    With a path it is there for the requests of that path and of those below it, and for no others.
+    """
 
     name: str
     host: str
     port: int
     weight: int
+    path: str = ""
 
     def __str__(self) -> str:
         where = _where(self.host, self.port)
-        return f"{where}*{self.weight}" if self.name == where else f"{self.name}={where}*{self.weight}"
+        return f"{'' if self.name == where else f'{self.name}='}{where}{self.path}*{self.weight}"
 
 
 class Kind(NamedTuple):
@@ -116,7 +120,7 @@ def _server_host(text: str) -> str:
 
 def parse_server(text: str) -> Address:
     """One server as LB_SERVERS has it. Raises ValueError."""
-    pattern = r"(?:([A-Za-z0-9_.-]{1,64})=)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})(?:\*([0-9]{1,3}))?"
+    pattern = r"(?:([A-Za-z0-9_.-]{1,64})=)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})((?:/[A-Za-z0-9_.~-]+)*)(?:\*([0-9]{1,3}))?"
     local = r"([A-Za-z0-9_.-]{1,64})=(unix:/[A-Za-z0-9_.~/-]{1,99})(?:\*([0-9]{1,3}))?"
     match = re.fullmatch(local, text, re.ASCII)
     if match is not None:
@@ -127,7 +131,7 @@ def parse_server(text: str) -> Address:
     if match is None:
         raise ValueError
     host, port = _server_host(match[2]), int(match[3])
-    address = Address(match[1] or _where(host, port), host, port, int(match[4] or 1))
+    address = Address(match[1] or _where(host, port), host, port, int(match[5] or 1), match[4])
     if not 1 <= address.port <= 65535 or not 1 <= address.weight <= 256:
         raise ValueError
     return address
@@ -143,6 +147,8 @@ def _servers(text: str) -> tuple[Address, ...]:
         if server.name in servers:
             raise PartError(f"there are two named {server.name!r}")
         servers[server.name] = server
+    if all(server.path for server in servers.values()):
+        raise PartError("every server has a path, and one without must be there for all others")
     if len(servers) > SERVERS_MAX:
         raise PartError(f"these are {len(servers)}")
     return tuple(servers.values())
@@ -200,8 +206,8 @@ TABLE: tuple[Setting, ...] = (
     Setting("admin_socket", "", _matching(r"/.{1,100}", "an absolute path of at most 101 characters"), "a unix socket, for its owner alone, where servers are drained, added and weighed; empty = none"),
     Setting("tls_cert", "", Kind("a readable file, the certificate and those that vouch for it in PEM", str), "with LB_TLS_KEY: clients speak TLS to the port; read anew at each reload; empty = plain HTTP"),
     Setting("tls_key", "", Kind("a readable file, its key in PEM without a pass phrase", str), "the certificate's key"),
-    Setting("servers", "", Kind("[name=]host:port[*weight] or name=unix:/path[*weight], with commas between; names differ; weights 1 to 256; at most 64", _servers),
-            "the servers to share the requests among; must be given"),
+    Setting("servers", "", Kind("[name=]host:port[/path][*weight] or name=unix:/path[*weight], with commas between; names differ; weights 1 to 256; at most 64; one without [/path] at least", _servers),
+            "the servers to share the requests among; must be given; one with a path gets the requests below it, which the others get while none of these can take them"),
     Setting("algorithm", "round_robin", _one_of(*ALGORITHMS), "how a server is chosen"),
     Setting("hash", "header:buyer-id,header:authorization,address",
             Kind("header:<name>, cookie:<name> or address, with commas between", _hash_sources), "consistent_hash goes by the first of these that a request has"),

@@ -60,6 +60,7 @@ class Exchange:
         self.began = proxy.now()
         self.silence_s = proxy.config.response_timeout  # allowed before the answer, then between two pieces of it
         self.key = proxy.farm.key_of(head, client.address)
+        self.path = proxy.farm.path_of(head.target)
         self._proxy = proxy
         self._body: list[bytes] | None = []  # what came of it; None once some of it was let go
 
@@ -69,7 +70,7 @@ class Exchange:
         """Everything that came at once is here: choose a server."""
         self.is_started = True
         self._proxy.budget.earn()
-        self._attempt(self._proxy.farm.choose(self.key, self.tried))
+        self._attempt(self._proxy.farm.choose(self.key, self.tried, self.path))
 
     def start_whole(self, body: bytes) -> None:
         """The whole request came at once: choose a server."""
@@ -299,7 +300,7 @@ class Exchange:
             self.server = server
             self._begin(server, is_fresh=is_fresh)
         elif problem := self._proxy.farm.wait(self):
-            self._give_up(problem, "PQ" if self._proxy.farm.is_any_usable(self.tried) else "SC")
+            self._give_up(problem, "PQ" if self._proxy.farm.is_any_usable(self.tried, self.path) else "SC")
         else:
             self._queued_at = self._proxy.now()
             self.client.wait(inf)  # the queue has its own deadline
@@ -358,10 +359,10 @@ class Exchange:
             self._give_up(problem, end_code)
             return
         is_same = False
-        others = self._proxy.farm.choose(self.key, {*self.tried, failed})
+        others = self._proxy.farm.choose(self.key, {*self.tried, failed}, self.path)
         if others is None and failed not in self.tried and failed.is_usable and not failed.is_full:
             others, is_same = failed, True  # it closed a kept connection: that says nothing against a fresh one
-        if others is None and not self._proxy.farm.is_any_usable(self.tried):
+        if others is None and not self._proxy.farm.is_any_usable(self.tried, self.path):
             self._give_up(problem, end_code)
         elif not self._proxy.budget.spend():
             self._proxy.totals.budget_empty += 1

@@ -105,7 +105,7 @@ def quantile(timer: Mapping[str, Any], share: float) -> float | None:
 
 def _server(server: "Server") -> Report:
     return {
-        "address": server.place,
+        "address": f"{server.place}{server.path}",
         "weight": server.weight,
         "percent": server.percent,
         "state": server.state,

@@ -3,7 +3,7 @@
 import random
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from loadbalancer import agent
@@ -36,7 +36,7 @@ class Server:
     """
 
     def __init__(self, address: Address, config: Config, changed: Callable[[], None]) -> None:
-        self.name, self.host, self.port, self.weight = address
+        self.name, self.host, self.port, self.weight, self.path = address
         self.place = (
             (f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}")
             if self.port
@@ -157,6 +157,10 @@ class Waiter(Protocol):
     def tried(self) -> Collection[Server]:
         """Where it does not go any more."""
 
+    @property
+    def path(self) -> str:
+        """The servers' path that it asks for something below; empty if none."""
+
     def admitted(self, server: Server) -> None:
         """There is room at ``server``, and it has been assigned."""
 
@@ -166,6 +170,9 @@ class Waiter(Protocol):
 
 class Farm:
     """All servers, and the policy that chooses among them. Both may be changed while requests are being worked on.
+
+    Servers with a path get what is asked for below it and nothing else. While none of them can take it, those without a path
+    do: they are somebody's relief, and not the only ones that know how.
 
     ``later`` is a loop's ``call_soon``: what a change needs done that would hold up the loop is done in slices, and the
     policy of before chooses meanwhile. Without it everything is done at once. ``number`` is this process's among those that
@@ -195,19 +202,20 @@ class Farm:
         self._open: list[Server] | None = None  # who may be chosen now; None if that is to be found out anew
         self._spilled = 0  # under policies of before
         self.servers = tuple(map(self._made, config.servers))
-        self._policy = self._new_policy()
-        self._next: Policy | None = None  # once it is prepared
+        self._paths = self._find_paths()
+        self._policies = self._new_policies()
+        self._next: dict[str, Policy] | None = None  # once they are prepared
         self._shared: Shared | None = None
         self._has_heard = False  # what the others have in hand, in this loop turn
         self._columns: dict[Server, int] = {}
-        self._making: Iterator[None] = self._policy.prepare()
+        self._making: Iterator[None] = _prepare(self._policies)
         for _ in self._making:
             pass  # there is nothing to hold up yet
 
     @property
     def spilled(self) -> int:
         """How many requests did not get the server that their key belongs to."""
-        return self._spilled + self._policy.spilled
+        return self._spilled + _spilled(self._policies)
 
     def key_of(self, head: RequestHead | PlainRequest, address: bytes) -> bytes:
         """What the request is known by: the first of the configured sources that it has."""
@@ -221,27 +229,34 @@ class Farm:
                     return value
         return address
 
-    def choose(self, key: bytes, tried: Collection[Server]) -> Server | None:
-        """A usable server that is neither full nor among ``tried``, or None."""
+    def path_of(self, target: bytes) -> str:
+        """The servers' path that ``target`` is, or is below, the longest if several; empty if it is none's."""
+        if not self._paths:
+            return ""
+        path = target.partition(b"?")[0].decode("latin-1")
+        return next((own for own in self._paths if path == own or path.startswith(f"{own}/")), "")
+
+    def choose(self, key: bytes, tried: Collection[Server], path: str = "") -> Server | None:
+        """A usable server that is neither full nor among ``tried`` and may have what is asked for below ``path``, or None."""
         if self._shared is not None and not self._has_heard:
             self._hear()
         candidates = self._open
         if candidates is None:
             candidates = self._open = self._find_open()
-        if tried:
-            candidates = [server for server in candidates if server not in tried]
-        return self._policy.choose(candidates, key) if candidates else None
+        if tried or self._paths:
+            candidates = _fit(candidates, tried, path)
+        return self._policies[candidates[0].path].choose(candidates, key) if candidates else None
 
-    def is_any_usable(self, tried: Collection[Server]) -> bool:
-        """Is there a server that is not among ``tried`` and could take a request, were it not full?"""
-        return any(server not in tried for server in self._usable())
+    def is_any_usable(self, tried: Collection[Server], path: str = "") -> bool:
+        """Is there a server that is not among ``tried`` and could take such a request, were it not full?"""
+        return bool(_fit(self._usable(), tried, path))
 
     def wait(self, waiter: Waiter) -> str:
         """
         Let it wait for the room that ``choose`` did not find; whoever comes later does not get it first. If it need not
         wait: why not.
         """
-        if not self.is_any_usable(waiter.tried):
+        if not self.is_any_usable(waiter.tried, waiter.path):
             return "every server is down or draining"
         if not self.queue.join(waiter, self._now()):
             self.turned_away += 1
@@ -286,10 +301,12 @@ class Farm:
         return has_turned
 
     def eject(self, server: Server, reason: str) -> bool:
-        """It failed too often. False if it has to stay, because others are out already, or none would be left."""
-        ejected = sum(other.outlier.is_ejected for other in self.servers)
-        is_too_many = (ejected + 1) * 100 > self._config.eject_max * len(self.servers)
-        if is_too_many or not server.is_usable or self._usable() == [server]:
+        """It failed too often. False if it has to stay, because others of its path are out already, or none would be left."""
+        peers = [other for other in self.servers if other.path == server.path]
+        ejected = sum(other.outlier.is_ejected for other in peers)
+        is_too_many = (ejected + 1) * 100 > self._config.eject_max * len(peers)
+        others = [other for other in self._usable() if other.path == server.path and other is not server]
+        if is_too_many or not server.is_usable or not others:
             return False
         server.outlier.eject(self._now(), reason)
         self._changed()
@@ -316,10 +333,10 @@ class Farm:
         return server
 
     def remove(self, server: Server) -> None:
-        """It gets nothing new and finishes what it has. Raises ValueError if it is the last, or not one of these."""
+        """It gets nothing new and finishes what it has. Raises ValueError if it is the last without a path, or not one of these."""
         if server not in self.servers:
             raise ValueError(f"there is no server {server.name!r}")
-        if len(self.servers) == 1:
+        if all(other.path for other in self.servers if other is not server):
             raise ValueError(f"{server.name!r} is the last server")
         server.is_leaving = True
         self._become(tuple(other for other in self.servers if other is not server))
@@ -389,10 +406,10 @@ class Farm:
     def _admit(self) -> None:
         # Where there is room nobody waits who may go there. So whoever comes later and finds room overtakes nobody.
         while room := self._find_open():
-            waiter = self.queue.take(lambda waiter: any(server not in waiter.tried for server in room), self._now())
+            waiter = self.queue.take(lambda waiter: bool(_fit(room, waiter.tried, waiter.path)), self._now())
             if waiter is None:
                 return
-            server = self.choose(waiter.key, waiter.tried)
+            server = self.choose(waiter.key, waiter.tried, waiter.path)
             assert server is not None
             server.assign()
             waiter.admitted(server)
@@ -404,20 +421,32 @@ class Farm:
 
     def _usable(self) -> list[Server]:
         able = [server for server in self.servers if server.is_usable]
-        # With all of them ejected something else is wrong, and any of them is better than none.
-        return [server for server in able if not server.outlier.is_ejected] or able
+        # With all of a path ejected something else is wrong, and any of them is better than none.
+        served = {server.path for server in able if not server.outlier.is_ejected}
+        return [server for server in able if not server.outlier.is_ejected or server.path not in served]
 
     def _become(self, servers: tuple[Server, ...]) -> None:
         self.servers = servers
+        self._paths = self._find_paths()
+        for path in self._paths:  # until those are prepared that know it
+            self._policies.setdefault(path, self._policies[""])
         self._changed()
         self._renew()
 
-    def _new_policy(self) -> Policy:
-        return POLICIES[self.algorithm](self.servers, self._chance)
+    def _find_paths(self) -> list[str]:
+        return sorted({server.path for server in self.servers} - {""}, key=len, reverse=True)
+
+    def _new_policies(self) -> dict[str, Policy]:
+        # One for each path: whoever cannot have a request has no part in whose turn it is, and owns no key of it.
+        kind = POLICIES[self.algorithm]
+        return {
+            path: kind([server for server in self.servers if server.path == path], self._chance)
+            for path in ("", *self._paths)
+        }
 
     def _renew(self) -> None:
-        self._next = self._new_policy()
-        self._making = self._next.prepare()
+        self._next = self._new_policies()
+        self._making = _prepare(self._next)
         self._make()
 
     def _make(self) -> None:
@@ -426,8 +455,23 @@ class Farm:
                 self._later(self._make)
                 return
         if self._next is not None:  # or one change overtook another, and it is done
-            self._spilled += self._policy.spilled
-            self._policy, self._next = self._next, None
+            self._spilled += _spilled(self._policies)
+            self._policies, self._next = self._next, None
+
+
+def _fit(servers: Sequence[Server], tried: Collection[Server], path: str) -> list[Server]:
+    """Those of ``path``, or else those of none, that are not among ``tried``."""
+    left = [server for server in servers if server.path in {path, ""} and server not in tried]
+    return [server for server in left if server.path == path] or left
+
+
+def _prepare(policies: Mapping[str, Policy]) -> Iterator[None]:
+    for policy in policies.values():
+        yield from policy.prepare()
+
+
+def _spilled(policies: Mapping[str, Policy]) -> int:
+    return sum(policy.spilled for policy in set(policies.values()))
 
 
 def _source(text: str) -> tuple[bytes, Callable[[bytes], re.Match[bytes] | None] | None]:

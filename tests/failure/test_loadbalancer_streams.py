@@ -135,3 +135,29 @@ async def test_a_stream_has_a_time_of_its_own_to_be_silent() -> None:
         with pytest.raises(ConnectionResetError):
             await client.rest()
         assert server.closed == 1
+
+
+async def test_a_path_has_servers_of_its_own_and_nobody_hears_of_their_death() -> None:
+    shop, viewers = Upstream("shop"), Upstream("viewers")
+    await shop.start()
+    await viewers.start()
+    servers = f"shop=127.0.0.1:{shop.port},viewers=127.0.0.1:{viewers.port}/stock/stream"
+    async with balanced(shop, viewers, LB_SERVERS=servers) as balancer:
+
+        async def served_by(target: bytes) -> bytes:
+            answer = await balancer.ask(GET.replace(b"/stock/stream", target))
+            assert answer.status == 200
+            return answer.body
+
+        for _ in range(3):
+            assert await served_by(b"/stock/stream?sku=a") == b"viewers"
+            assert await served_by(b"/stock/a") == b"shop"
+        await viewers.kill()
+        for _ in range(3):  # found out by asking, which nobody is told
+            assert await served_by(b"/stock/stream?sku=a") == b"shop"
+        await viewers.start()
+
+        async def are_back() -> bool:
+            return await served_by(b"/stock/stream") == b"viewers"
+
+        await balancer.until(are_back)

@@ -22,7 +22,7 @@ VERBS = {
     "undrain": (("NAME",), "requests to it again"),
     "weight": (("NAME", "N"), "its part beside the others', 1 to 256"),
     "maxconn": (("NAME", "N"), "requests at once that it is sent at most; 0 = any number"),
-    "add": (("NAME=HOST:PORT[*WEIGHT]",), "a server more, used from its first good check on"),
+    "add": (("NAME=HOST:PORT[/PATH][*WEIGHT]",), "a server more, used from its first good check on"),
     "remove": (("NAME",), "a server less; it finishes what it has"),
     "algorithm": (("NAME",), "how a server is chosen, from the next request on"),
     "reload": ((), "read LB_CONFIG and certificates anew; what was changed here is undone, but drained stays drained"),

@@ -63,7 +63,7 @@ def test_a_reload_makes_the_configuration_true_again_but_for_drained_servers() -
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (Change("add", "b"), "'b' is not a server; allowed: [name=]host:port[*weight]"),
+        (Change("add", "b"), "'b' is not a server; allowed: [name=]host:port[/path][*weight]"),
         (Change("add", "a=h:9"), "a server is named 'a' already; allowed: another name"),
         (Change("weight", "a", "257"), "weight is '257'; allowed: a whole number, 1 to 256"),
         (Change("weight", "a", "x"), "weight is 'x'; allowed: a whole number, 1 to 256"),

@@ -41,7 +41,10 @@ def test_who_asks_a_server_to_wait_hears_the_server_and_not_the_balancer() -> No
 def test_how_servers_are_written() -> None:
     longest = ".".join(["a" * 63] * 3 + ["a" * 61])
     config = Config.load(
-        {"LB_SERVERS": f"a=127.0.0.1:81*3, [::1]:82,host.example:83*2,absolute.:84,{longest}:85,u=unix:/run/a.sock*2"}
+        {
+            "LB_SERVERS": f"a=127.0.0.1:81*3, [::1]:82,host.example:83*2,absolute.:84,{longest}:85,u=unix:/run/a.sock*2,"
+            "p=h:86/stock/stream*4,h:87/a-b_c.d~e"
+        }
     )
     assert config.servers == (
         Address("a", "127.0.0.1", 81, 3),
@@ -50,7 +53,11 @@ def test_how_servers_are_written() -> None:
         Address("absolute.:84", "absolute.", 84, 1),
         Address(f"{longest}:85", longest, 85, 1),
         Address("u", "unix:/run/a.sock", 0, 2),
+        Address("p", "h", 86, 4, "/stock/stream"),
+        Address("h:87", "h", 87, 1, "/a-b_c.d~e"),
     )
+    again = ",".join(map(str, config.servers))
+    assert Config.load({"LB_SERVERS": again}).servers == config.servers
 
 
 @pytest.mark.parametrize(
@@ -68,6 +75,11 @@ def test_how_servers_are_written() -> None:
         ("LB_SERVERS", "a=unix:/run/a*0"),
         ("LB_SERVERS", f"a=unix:/{'a' * 100}"),
         ("LB_SERVERS", "http://h:1"),
+        ("LB_SERVERS", "a=h:1,b=h:2/"),
+        ("LB_SERVERS", "a=h:1,b=h:2/a//b"),
+        ("LB_SERVERS", "a=h:1,b=h:2/a?b"),
+        ("LB_SERVERS", "a=h:1,b=h:2*3/a"),
+        ("LB_SERVERS", "a=h:1/a,b=h:2/b"),  # and who is there for the rest?
         ("LB_SERVERS", "a..b:80"),
         ("LB_SERVERS", ".a:80"),
         ("LB_SERVERS", ".:80"),

@@ -79,6 +79,7 @@ class Request:
         self.number = number
         self.key = b"%d" % number
         self.tried: Collection[Server] = ()
+        self.path = ""
         self.server: Server | None = None
         self.is_stream = False
         self._world = world

@@ -150,6 +150,100 @@ def test_what_cannot_be_is_refused_with_the_reason() -> None:
         made.add(Address("more", "127.0.0.1", 9, 1))
 
 
+def paths(**environ: str) -> Farm:
+    servers = (
+        "a=127.0.0.1:1,b=127.0.0.1:2,v=127.0.0.1:3/stock/stream,w=127.0.0.1:4/stock/stream,x=127.0.0.1:5/stock/stream/x"
+    )
+    return Farm(Config.load({"LB_SERVERS": servers, "LB_SLOW_START": "0", **environ}))
+
+
+def below(farm: Farm, target: bytes, times: int = 20) -> set[str]:
+    path = farm.path_of(target)
+    found = (farm.choose(b"%d" % number, (), path) for number in range(times))
+    return {server.name for server in found if server is not None}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    ("target", "names"),
+    [
+        (b"/", {"a", "b"}),
+        (b"/stock", {"a", "b"}),
+        (b"/stock/streams", {"a", "b"}),
+        (b"/other/stock/stream", {"a", "b"}),
+        (b"/stock%2Fstream", {"a", "b"}),
+        (b"*", {"a", "b"}),
+        (b"/stock/stream", {"v", "w"}),
+        (b"/stock/stream?sku=a", {"v", "w"}),
+        (b"/stock/stream/", {"v", "w"}),
+        (b"/stock/stream/y", {"v", "w"}),
+        (b"/stock/stream/x?y", {"x"}),
+    ],
+)
+def test_who_has_a_path_gets_what_is_asked_for_below_it_and_nothing_else(
+    algorithm: str, target: bytes, names: set[str]
+) -> None:
+    assert below(paths(LB_ALGORITHM=algorithm), target) == names
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_while_none_of_a_path_can_take_a_request_those_without_one_do_and_never_the_other_way_round(
+    algorithm: str,
+) -> None:
+    made = paths(LB_ALGORITHM=algorithm)
+    a, b, v, w, x = made.servers
+    made.set_draining(v, is_draining=True)
+    assert below(made, b"/stock/stream") == {"w"}
+    made.set_maxconn(w, 1)
+    w.assign()
+    assert below(made, b"/stock/stream") == {"a", "b"}
+    w.release(is_stream=False)
+    assert below(made, b"/stock/stream") == {"w"}
+    made.remove(w)
+    made.remove(x)
+    assert below(made, b"/stock/stream/x") == {"a", "b"}
+    made.set_draining(v, is_draining=False)
+    assert below(made, b"/stock/stream/x") == {"v"}
+    for server in (a, b):
+        made.set_draining(server, is_draining=True)
+    assert (below(made, b"/"), made.is_any_usable((), "")) == (set(), False)
+    assert below(made, b"/stock/stream") == {"v"}
+    made.set_draining(v, is_draining=True)
+    assert not made.is_any_usable((), "/stock/stream")
+    made.remove(b)
+    with pytest.raises(ValueError, match="is the last"):
+        made.remove(a)
+
+
+def test_a_path_added_later_is_served_at_once_by_whom_it_is_for() -> None:
+    made = farm(LB_ALGORITHM="consistent_hash")
+    assert below(made, b"/v/1") == {"s0", "s1"}
+    added = made.add(Address("v", "127.0.0.1", 9, 1, "/v"))
+    assert below(made, b"/v/1") == {"s0", "s1"}, "until its first good check"
+    made.checked(added, "")
+    assert (below(made, b"/v/1"), below(made, b"/")) == ({"v"}, {"s0", "s1"})
+    assert made.spilled == 0, "nobody owns a key of what is not its path"
+
+
+def test_of_each_path_somebody_always_stays_who_is_not_ejected() -> None:
+    made = paths(LB_EJECT_MAX="50")
+    a, b, v, w, x = made.servers
+    assert made.eject(a, "errors")
+    assert not made.eject(b, "errors")
+    assert not made.eject(x, "errors"), "alone on its path"
+    assert made.eject(v, "errors")
+    for _ in range(3):
+        made.checked(b, "no answer")
+        made.checked(w, "no answer")
+    assert (below(made, b"/"), below(made, b"/stock/stream")) == ({"a"}, {"v"})
+    made = paths(LB_EJECT_MAX="100")
+    assert not made.eject(made.servers[-1], "errors"), "alone on its path, whatever is allowed"
+    made = paths()
+    made.checked(made.add(Address("c", "127.0.0.1", 9, 1)), "")
+    assert made.eject(made.servers[0], "errors")
+    assert not made.eject(made.servers[1], "errors"), "half of those of its path, and not of all"
+
+
 def test_a_weight_counts_from_the_next_request_on() -> None:
     made = farm()
     made.set_weight(made.servers[0], 3)
