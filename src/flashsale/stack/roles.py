@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
 
-from flashsale.contract.wire import METHODS
+from flashsale.contract.wire import METHODS, STOCK_PATH
 from flashsale.settings import ADMIN, BACKENDS, GEVENT_RABBIT, MIXED
 
 
@@ -31,6 +31,7 @@ class Role:
     serves: bool
     count: str  # the setting that says how many
     listens: bool = False  # on a traffic port, and sells nothing there
+    path: str = ""  # the balancer sends it what is asked for below this, and the servers get that only while it cannot
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,7 @@ ROLES: tuple[Role, ...] = (
         serves=False,
         count="stream_processes",
         listens=True,
+        path=f"{STOCK_PATH}/stream",
     ),
     *map(_gateway, GATEWAYS.values()),
     Role(

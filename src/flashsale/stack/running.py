@@ -386,14 +386,16 @@ def _grace_s(settings: Settings) -> float:
 
 def _balancer_spec(seat: Seat, settings: Settings, backend: str, seats: Iterable[Seat], admin: Path) -> ProcessSpec:
     host = bracketed(connectable(settings.host))
-    behind = [other for other in seats if other.role.name in BACKENDS[backend]]
+    behind = [other for other in seats if other.role.name in BACKENDS[backend] or other.role.path]
     environment = python_environment(os.environ) | dict(settings.balancer)
     environment |= {
         "LB_HOST": settings.host,
         "LB_PORT": str(seat.port),
         "LB_OPS_PORT": str(seat.ops_port),
         "LB_ADMIN_SOCKET": _socket_text(admin),
-        "LB_SERVERS": ",".join(f"{other.role.name}-{other.index}={host}:{other.port}" for other in behind),
+        "LB_SERVERS": ",".join(
+            f"{other.role.name}-{other.index}={host}:{other.port}{other.role.path}" for other in behind
+        ),
     }
     return ProcessSpec(
         role=seat.role.name,

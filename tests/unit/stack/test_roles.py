@@ -38,6 +38,7 @@ from flashsale.stack.running import (
     role_environment,
 )
 from flashsale.stack.services import KINDS, OTHER_ROLES, OWNER_ROLE, READY_WITHIN_S
+from flashsale.stream import wire as stream_wire
 from loadbalancer.config import Config, ConfigError
 
 URLS = Urls(
@@ -190,6 +191,11 @@ def test_a_balancer_is_told_its_servers_and_no_secret_and_has_its_grace(settings
     spec = _balancer_spec(Seat(BALANCER, 0, 80, 90), given, "asyncio_redis", seats, Path("/run/lb"))
     assert spec.environment["LB_SERVERS"] == "asyncio_redis-0=127.0.0.1:8000,asyncio_redis-1=127.0.0.1:8001"
     assert spec.environment["LB_ALGORITHM"] == "least_connections"
+    viewers = Seat(ROLE_BY_NAME["stream"], 0, 8009, 9009)
+    beside = _balancer_spec(Seat(BALANCER, 0, 80, 90), given, "gevent_rabbit", [*seats, viewers], Path("/run/lb"))
+    assert beside.environment["LB_SERVERS"] == (
+        f"gevent_rabbit-0=127.0.0.1:8002,stream-0=127.0.0.1:8009{stream_wire.PATH}"
+    )
     assert not [name for name in spec.environment if name.startswith("FLASH_")]
     assert spec.environment["LB_ADMIN_SOCKET"] == "/run/lb"
     assert spec.stop_within_s > 20
