@@ -39,7 +39,7 @@ const COMPARED = [
   ]),
 ];
 
-const QUEUES_DRAWN = HUES - 2; // the first of them by name, in other hues than the two backends; the table has all
+const QUEUES_DRAWN = HUES; // the first of them by name, beginning with hues that are no backend's; the table has all
 
 export class Board {
   #history;
