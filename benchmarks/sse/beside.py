@@ -26,6 +26,7 @@ PLACES = (NOBODY, APART, INSIDE)
 HERTZ = 5  # as it is by default
 GROWS = 1.5
 CONNECTIONS = 64
+LATER_MAX = 0.01  # may be told try_later: what is refused is not waited for, and makes the others look quick
 RELAYED_SECONDS = 10.0  # at most
 
 
@@ -50,8 +51,8 @@ class Turn(NamedTuple):
 
     @property
     def is_void(self) -> bool:
-        """Was one of the generators the limit?"""
-        return self.bought.is_void or self.crowd_busy > BUSY_MAX
+        """Was one of the generators the limit, or the rate too much for the machine with or without viewers?"""
+        return self.bought.is_void or self.crowd_busy > BUSY_MAX or self.bought.later_share > LATER_MAX
 
 
 async def measure(field: Field, effort: Effort) -> Section:
@@ -171,7 +172,8 @@ def section(turns: Mapping[str, Sequence[Turn]], effort: Effort) -> Section:
             (
                 f"Beside: {effort.rounds} rounds of {effort.seconds:g} s with servers of their own. Purchases were held, committed before the answer,"
                 f" and each moved the stock that everybody watches, who are told {HERTZ} times a second; latency counts from the moment a purchase was due,"
-                " in the same seeded moments in all rows of a round. A row is void where a generator was late or too busy."
+                " in the same seeded moments in all rows of a round. A row is void where a generator was late or too busy,"
+                f" or more than {LATER_MAX:.0%} were told try_later."
             )
         ],
         [bar if pairs else bar._replace(is_met=False, beside="every round is void")],
