@@ -10,7 +10,6 @@ import aiohttp
 import asyncpg
 
 from benchmarks.strategies.strategy import Attack, Moment, Strategy, breaks
-from flashsale.authority.client import Authority
 from flashsale.authority.migrate import migrate
 from flashsale.contract import wire
 from flashsale.contract.verdict import Verdict
@@ -22,7 +21,7 @@ BUYING_SECONDS = 180.0
 KEY_CHARS = 16  # at least
 
 _RECORDED = """
-    SELECT p.key FROM flash.line l JOIN flash.purchase p ON p.id = l.purchase_id, generate_series(1, l.quantity)
+    SELECT p.key FROM line l JOIN purchase p ON p.id = l.purchase_id, generate_series(1, l.quantity)
     WHERE l.sku = $1 AND p.state = 'HELD'"""
 
 
@@ -49,9 +48,13 @@ class Engine(Strategy):
             connector=aiohttp.TCPConnector(limit=0, force_close=True),
             timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS),
         )
+        # The merchant's and the examiner's, who are in no hurry: the authority's own client has deadlines. A client opens none.
+        settings = {"search_path": "flash"}
+        self._pool = await asyncpg.create_pool(self.at.postgres, min_size=0, max_size=2, server_settings=settings)
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._pool.terminate()
         await self._session.close()
 
     async def install(self) -> None:
@@ -59,28 +62,15 @@ class Engine(Strategy):
 
     async def prepare(self, item: str, stock: int) -> None:
         now = datetime.now(UTC)
-        authority = await Authority.connect(self.at.postgres, size=1)
-        try:
-            await authority.create_sale(
-                item,
-                merchant="lab",
-                name=item,
-                opens=now - timedelta(minutes=1),
-                closes=now + timedelta(hours=1),
-                buyer_limit=stock,
-                hold_seconds=3600,
-                currency="EUR",
+        times = now - timedelta(minutes=1), now + timedelta(hours=1)
+        async with self._pool.acquire() as connection, connection.transaction():
+            await connection.execute(
+                "SELECT create_sale($1, 'lab', 'lab', $2, $3, $4, 3600, 'EUR')", item, *times, stock
             )
-            await authority.add_item(item, item, item, 100, stock)
-        finally:
-            await authority.close()
+            await connection.execute("SELECT add_item($1, $1, 'Nothing', 100, $2)", item, stock)
 
     async def recorded(self, item: str) -> list[str]:
-        connection = await asyncpg.connect(self.at.postgres)
-        try:
-            return [_attempt(row["key"]) for row in await connection.fetch(_RECORDED, item)]
-        finally:
-            await connection.close()
+        return [row["key"].rstrip("_") for row in await self._pool.fetch(_RECORDED, item)]
 
     async def buy(self, item: str, attempt: str, moment: Moment) -> bool:
         headers = {wire.BUYER_HEADER: attempt, wire.KEY_HEADER: attempt.ljust(KEY_CHARS, "_"), "Prefer": "wait=5"}
@@ -123,7 +113,3 @@ class Engine(Strategy):
         body = None if item is None else {"items": [{"sku": item, "quantity": 1}]}
         async with self._session.request(method, url, headers=headers, json=body) as answer:
             return answer.status, await answer.json(content_type=None)
-
-
-def _attempt(key: str) -> str:
-    return key.rstrip("_")

@@ -15,8 +15,9 @@ from benchmarks.strategies.report import whole
 from benchmarks.strategies.sql_for_update import ForUpdate
 from benchmarks.strategies.sql_read_then_write import ReadThenWrite
 from benchmarks.strategies.strategy import Attack, Strategy
-from benchmarks.strategies.trial import RACE, RUSH, Step, Trial
+from benchmarks.strategies.trial import RACE, RUSH, Trial
 from benchmarks.strategies.trials import Attacked, Seen, Stormed, attacked, bounds, contradictions, result
+from benchmarks.strategies.watch import Step
 
 FINE: dict[Kind, int] = {}
 OVERSOLD, TWICE = {Kind.OVERSOLD: 3}, {Kind.DUPLICATE: 1}
