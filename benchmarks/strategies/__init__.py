@@ -27,7 +27,7 @@ The result is one JSON object. Beside ``tables``, ``notes`` and ``passed`` (fals
         low, high  float                         Clopper and Pearson, 95%, of caught/trials; of found-anything/trials where nothing is claimed
         unheard    int                           buyers whose answer was lost and whose unit is recorded; what a retry with a key is for
       }}
-      storms       [{                            left to chance: rushes (everybody at once) and races (one unit, spread)
+      storms       [{                            left to chance: first races (one unit, spread), by delay; then rushes (everybody at once)
         delay_ms   int                           between check and act
         killed     bool                          a process of it was killed in the middle; its buyers came again
         spread_ms  int                           within which everybody comes; 0: a rush

@@ -73,7 +73,7 @@ async def test_everything_about_one_strategy_makes_a_result(field: lab.Field) ->
     assert not contradictions(seen)
     told = result(seen)
     assert told["verdict"] == "oversells"
-    assert [(one["delay_ms"], one["spread_ms"]) for one in told["storms"]] == [(0, 0), (0, RACE.spread_ms)]
+    assert [(one["delay_ms"], one["spread_ms"]) for one in told["storms"]] == [(0, RACE.spread_ms), (0, 0)]
     trace = next(one for one in told["traces"] if (one["kind"], one["attack"]) == (Kind.OVERSOLD, Attack.MEET))
     steps = [one["step"] for one in trace["steps"]]
     assert steps.count("GET 1") == 4  # who was last to read was told what the first was

@@ -77,6 +77,16 @@ async def test_an_attack_that_does_not_come_about_is_repeated_with_more_patience
     assert patience == [patience[0], 2 * patience[0], 4 * patience[0], 4 * patience[0]]
 
 
+async def test_what_nothing_is_known_of_counts_however_it_came_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def attack(*_: object) -> Trial:
+        return trial(OVERSOLD, arranged=False)
+
+    monkeypatch.setattr(trials, "attack", attack)
+    ours: Any = strategy("asyncio_redis")
+    of = await attacked(None, ours, Attack.AGAIN, 1)  # type: ignore[arg-type] # nobody looks at the field
+    assert (len(of.trials), of.void) == (1, 0)
+
+
 async def test_who_withstands_an_attack_need_not_let_it_come_about(monkeypatch: pytest.MonkeyPatch) -> None:
     async def attack(*_: object) -> Trial:
         return trial(FINE, arranged=False)
