@@ -21,6 +21,7 @@ POISSON, CONSTANT, _, BURST, BELL = MODELS = ("poisson", "constant", "ramp", "bu
 POLITE, STORM = RETRIES = ("polite", "storm")
 KILLABLE = ("server", "worker", "balancer")
 SHOPPERS_MAX = 100_000  # bounds what is kept per shopper: rows, calls, lines of the told file
+CONNECTIONS_MAX = 15_000  # of the 20,000 files that a process may have open here, and of the kernel's 28,000 ports
 FILE_BYTES_MAX = 64 * 1024
 
 
@@ -78,7 +79,8 @@ class Load:
     rate_from: float = _key(1.0, Kind(float, 1, 20_000))
     seconds: float = _key(10.0, Kind(float, 0.5, 600))
     shoppers: int = _key(1_000, Kind(int, 1, SHOPPERS_MAX))
-    connections: int = _key(1_000, Kind(int, 1, 15_000))  # kept open by the generator; a burst has one per shopper
+    # Made before the release; more are made when none is free, up to one per shopper. A burst has that many from the beginning.
+    connections: int = _key(1_000, Kind(int, 1, CONNECTIONS_MAX))
     patience_s: float = _key(60.0, Kind(float, 1, 600))  # then a shopper gives up, and its wish is a TIMEOUT
     retry: str = _key(POLITE, Kind(str, words=RETRIES))  # storm: a second without an answer, and again at once
 

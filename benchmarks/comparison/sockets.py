@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from benchmarks.comparison.crowd import Answer, Call, Crowd
 
 AT_ONCE = 64  # requests sent between two looks at what has come
-CONNECT_S = 5.0
+CONNECTING_MAX = 256  # at once: a listener's queue is not what is measured here
 LONGEST_SLEEP_S = 0.25
 ANSWER_BYTES_MAX = 256 * 1024  # the longest purchase is a few KiB; more is not our server
 CHUNK = 64 * 1024
@@ -66,8 +66,7 @@ class Sockets:
         """Make so many connections before anybody comes; how many stand in the end."""
         until = time.monotonic() + within_s
         while len(self._idle) < count and time.monotonic() < until:
-            # few at a time: a listener's queue is not what is measured here
-            while len(self._by_handle) < count and self._connecting < 256 and self._connect():
+            while len(self._by_handle) < count and self._connecting < CONNECTING_MAX and self._connect():
                 pass
             self._look(None, 0.05)
         return len(self._idle)
@@ -103,8 +102,8 @@ class Sockets:
     def _free(self) -> Connection | None:
         if self._idle:
             return self._idle.popleft()
-        if self._connecting < 256:
-            self._connect()  # for whoever is next; it takes part once it stands
+        if self._connecting < CONNECTING_MAX:
+            self._connect()  # it takes part once it stands, a moment later
         return None
 
     def _connect(self) -> bool:
