@@ -13,6 +13,8 @@ DESKTOP = ViewportSize(width=1280, height=900)
 PHONE = ViewportSize(width=320, height=640)
 # WCAG 2 A and AA, of what is shown; axe's own best practices are opinions.
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
+# Without a graphics card each frame of an animation costs the processor, in every tab, and tests look at none.
+QUIET = {"locale": "en-GB", "reduced_motion": "reduce"}
 START_MS = 2 * PATIENCE_MS  # for a browser of its own; many tests share one, and would all fail with it
 
 # Told through the console, because that is where a test listens.
@@ -61,7 +63,7 @@ async def visit(
     browser: Browser, url: str, viewport: ViewportSize = DESKTOP, **context: str
 ) -> AsyncIterator[tuple[Page, Complaints]]:
     """A buyer of their own, with a storage of their own, on the page at ``url``."""
-    visitor = await browser.new_context(viewport=viewport, locale="en-GB", **context)  # type: ignore[arg-type]
+    visitor = await browser.new_context(viewport=viewport, **{**QUIET, **context})  # type: ignore[arg-type]
     try:
         visitor.set_default_timeout(PATIENCE_MS)
         await visitor.add_init_script(TELL_VIOLATIONS)

@@ -11,7 +11,7 @@ from typing import Any
 from playwright.async_api import Browser, BrowserContext, Page, Route, expect
 
 from flashsale.web import FILES, PAGE
-from tests.browsers import TELL_VIOLATIONS, Complaints
+from tests.browsers import QUIET, TELL_VIOLATIONS, Complaints
 from tests.patience import PATIENCE_MS, PATIENCE_SECONDS
 
 URL = "http://page.test/"
@@ -110,7 +110,7 @@ class PlayedShop:
 @contextlib.asynccontextmanager
 async def played(browser: Browser, url: str, **context: Any) -> AsyncIterator[PlayedShop]:
     """Where nobody has bought yet, and nothing but the network may complain."""
-    visitor = await browser.new_context(locale="en-GB", **context)
+    visitor = await browser.new_context(**{**QUIET, **context})
     visitor.set_default_timeout(PATIENCE_MS)
     await visitor.add_init_script(STREAM)
     await visitor.add_init_script(TELL_VIOLATIONS)
