@@ -125,7 +125,7 @@ function announce() {
 function topic(name, words) {
   const before = told[name];
   told[name] = words;
-  if (before !== undefined && before !== words && words) announcer.add(name, words, QUIET_MS);
+  if (before && before !== words && words) announcer.add(name, words, QUIET_MS);
 }
 
 by("pause").addEventListener("click", () => {
