@@ -14,7 +14,6 @@ import { Stream } from "./stream.js";
 import { deed as words } from "./words.js";
 
 const PAINT_MS = 250; // four times a second is enough for eyes
-const QUIET_MS = 12_000; // between two announcements of one thing
 const SAID_MS = 6000;
 
 // A wall clock is set now and then, and what was heard before would seem to be of another time.
@@ -105,12 +104,13 @@ function badge({ kind, ageMs, tries }) {
   return "Connecting…";
 }
 
-// What changed since it was last said, seldom. The first word of each thing is no news.
+// What changed since it was last said: of the stream and the books at once, of everything else seldom. The first word of each thing is
+// no news.
 function announce() {
   const { kind } = pulse.freshness(localNow());
-  topic("link", { live: "Figures are live again.", stale: "Figures are stale.", reconnecting: "The stream broke; reconnecting." }[kind] ?? "");
+  topic("link", { live: "Figures are live again.", stale: "Figures are stale.", reconnecting: "The stream broke; reconnecting." }[kind] ?? "", false);
   if (frame) {
-    topic("books", `${books(frame.audit)[1]}.`);
+    topic("books", `${books(frame.audit)[1]}.`, false);
     for (const { name, word, state } of list(frame.balancer?.servers)) topic(`server ${name}`, `${name}: ${word ?? state}.`);
     if (frame.balancer?.algorithm) topic("algorithm", `The balancer chooses by ${frame.balancer.algorithm}.`);
     topic("bench", frame.bench ? `Benchmark ${frame.bench.name} runs.` : "No benchmark runs.");
@@ -122,10 +122,10 @@ function announce() {
   text(by("said"), next ?? "");
 }
 
-function topic(name, words) {
+function topic(name, words, isNews = true) {
   const before = told[name];
   told[name] = words;
-  if (before && before !== words && words) announcer.add(name, words, QUIET_MS);
+  if (before && before !== words && words) announcer.add(name, words, isNews);
 }
 
 by("pause").addEventListener("click", () => {
