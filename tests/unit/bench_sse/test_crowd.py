@@ -9,6 +9,7 @@ import pytest
 from benchmarks.sse.crowd import Viewers
 
 HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
+BEAT = b'event: beat\ndata: {"now":"2026-01-01T00:00:00Z","as_of":"2026-01-01T00:00:00Z"}\n\n'
 PATIENCE_SECONDS = 60.0
 
 
@@ -51,7 +52,7 @@ def test_frames_are_counted_and_the_last_change_is_asked_of_all(listener: socket
         viewers.begin()
         viewers.read_all()
         for end in ends:
-            end.sendall(frame(1))
+            end.sendall(frame(1) + BEAT)
             end.sendall(frame(12))
         assert viewers.settle(12) == 0
         found = viewers.end()
