@@ -21,7 +21,6 @@ from tests.stages import staged
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.alone,
     pytest.mark.slow,
     pytest.mark.timeout(900),
 ]
