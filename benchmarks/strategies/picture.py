@@ -26,7 +26,7 @@ def draw(strategies: Sequence[Mapping[str, Any]], stem: Path) -> list[Path]:
     FigureCanvasAgg(figure)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     figure.suptitle("Who sells more than there is, by the delay between check and act", fontsize=13)
-    naive = {title: of for title, of in storms.items() if any(one["oversold_trials"] for one in of)}
+    naive = {one["title"]: storms[one["title"]] for one in strategies if one["title"] in storms and oversells(one)}
     held = [of for title, of in storms.items() if title not in naive]
     places = {one["delay_ms"]: place for place, one in enumerate(next(iter(storms.values())))}
     arranged = len(places)  # a place of its own behind them
@@ -39,7 +39,7 @@ def draw(strategies: Sequence[Mapping[str, Any]], stem: Path) -> list[Path]:
         _rates(above, [met[title]], [arranged + shift], colour=colour, mark=mark)
         below.plot(xs, [sum(one["oversold"]) / one["trials"] for one in of], color=colour, marker=mark, markersize=6)
     if held:
-        label = f"{len(held)} that never did, together"
+        label = f"{len(held)} others, together"
         _rates(
             above,
             [together(one) for one in zip(*held, strict=True)],
@@ -54,11 +54,12 @@ def draw(strategies: Sequence[Mapping[str, Any]], stem: Path) -> list[Path]:
     of = next(iter(storms.values()))
     above.set_ylim(-0.03, 1.03)
     above.set_ylabel("share of races that oversold")
-    above.legend(frameon=False, fontsize=8, loc="center left")
+    above.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     below.set_ylabel("units oversold per race")
     below.set_xlabel("delay between check and act, ms; last, all held there until everybody has checked")
     below.set_xticks([*places.values(), arranged], [*(f"{delay:g}" for delay in places), "arranged"])
     for axes in (above, below):
+        axes.axvline(arranged - 0.5, color=GREY, linewidth=0.8, linestyle=":")
         axes.grid(axis="y", color="#dddddd", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     figure.text(
@@ -75,6 +76,12 @@ def draw(strategies: Sequence[Mapping[str, Any]], stem: Path) -> list[Path]:
     for path in paths:
         figure.savefig(path, dpi=150, bbox_inches="tight", metadata=undated(path))
     return paths
+
+
+def oversells(one: Mapping[str, Any]) -> bool:
+    """Did it, in a race or where it was arranged? Chance alone would leave out who was lucky."""
+    raced = any(of["oversold_trials"] for of in one["storms"] if of["spread_ms"])
+    return raced or bool(_met(one["attacks"]["meet"])["oversold_trials"])
 
 
 def together(of: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

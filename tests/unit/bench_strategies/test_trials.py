@@ -10,7 +10,7 @@ import pytest
 from benchmarks.strategies import trials
 from benchmarks.strategies.catalogue import STRATEGIES, strategy
 from benchmarks.strategies.oracle import Found, Kind, Ledger, Told
-from benchmarks.strategies.picture import draw
+from benchmarks.strategies.picture import draw, oversells
 from benchmarks.strategies.report import whole
 from benchmarks.strategies.sql_for_update import ForUpdate
 from benchmarks.strategies.sql_read_then_write import ReadThenWrite
@@ -109,6 +109,12 @@ async def test_an_attack_that_never_comes_about_ends_the_run(monkeypatch: pytest
     naive: Any = ReadThenWrite
     with pytest.raises(RuntimeError, match="meet does not come about"):
         await attacked(None, naive, Attack.MEET, 1)  # type: ignore[arg-type] # the same
+
+
+def test_who_was_lucky_in_every_race_has_a_line_all_the_same() -> None:
+    assert oversells(result(seen(ReadThenWrite, [OVERSOLD], [FINE])))
+    assert oversells(result(seen(ReadThenWrite, [FINE], [OVERSOLD])))
+    assert not oversells(result(seen(ForUpdate, [FINE], [TWICE])))
 
 
 def test_bounds_are_clopper_and_pearsons() -> None:
