@@ -13,7 +13,8 @@ NS_PER_MS, NS_PER_S, BYTES_PER_MIB = 1e6, 1e9, float(1 << 20)
 # Everything between a shopper and a verdict. The rest is the instrument.
 SERVING = ("lb", "backend", "worker", "payments", "upkeep", "postgres", "redis", "rabbitmq")
 WITHOUT_VERDICT = (ERROR, TIMEOUT, UNSENT)
-GRAIN_S = 0.5  # the grain of what processes used over time
+GRAIN_S = 0.5  # the grain of what processes used over time, or as much as leaves
+MOMENTS_MAX = 100
 
 
 @dataclass(frozen=True)
@@ -137,18 +138,25 @@ def memory_over_time(resources: pd.DataFrame, column: str = "pss") -> pd.DataFra
 
 
 def _over_time(frame: pd.DataFrame, *, is_counter: bool) -> pd.DataFrame:
-    grain = GRAIN_S * NS_PER_S
-    looks = frame.dropna(subset=["value"]).assign(slot=lambda rows: np.floor(rows["t_ns"] / grain))
+    # Looks come late when the machine is busy, so each process's line is read off at equal moments, a hundred at most; before its
+    # first look and after its last one it is nothing.
+    looks = frame.dropna(subset=["value"])
     if looks.empty:
         return pd.DataFrame()
-    table = looks.pivot_table(index="slot", columns=["role", "pid"], values="value", aggfunc="last").astype("float64")
-    # Looks are late when the machine is busy: what was not looked at in a slot stands as it was.
-    table = table.reindex(np.arange(table.index.min(), table.index.max() + 1)).interpolate(limit_area="inside")
-    if is_counter:
-        table = table.diff().clip(lower=0) / GRAIN_S
-    by_role = table.T.groupby(level="role").sum().T
-    by_role.index = by_role.index * GRAIN_S
-    return by_role
+    begin, end = float(looks["t_ns"].min()), float(looks["t_ns"].max())
+    grain = max(GRAIN_S * NS_PER_S, (end - begin) / MOMENTS_MAX)
+    moments = np.arange(np.ceil(begin / grain), np.floor(end / grain) + 1) * grain
+    if not len(moments):
+        return pd.DataFrame()
+    sums: dict[str, Floats] = {}
+    for (role, _), of_process in looks.sort_values("t_ns", kind="stable").groupby(["role", "pid"]):
+        at, values = of_process["t_ns"].to_numpy(), of_process["value"].to_numpy()
+        if is_counter:
+            line = np.diff(np.interp(moments, at, values), prepend=values[0]).clip(min=0) * NS_PER_S / grain
+        else:
+            line = np.interp(moments, at, values, left=0.0, right=0.0)
+        sums[str(role)] = sums.get(str(role), np.zeros(len(moments))) + line
+    return pd.DataFrame(sums, index=moments / NS_PER_S)
 
 
 def peak_memory(resources: pd.DataFrame) -> float:

@@ -120,9 +120,3 @@ def read(folder: Path) -> RunLeft:
             f"{folder} is not what the run left: {', '.join(changed[:3])} differ from the checksums in run.json"
         )
     return left
-
-
-def latest(home: Path) -> Path | None:
-    """The latest run under FLASH_HOME; names begin with their time."""
-    runs = sorted(path.parent for path in (home / "comparison").glob("*/run.json"))
-    return runs[-1] if runs else None

@@ -17,8 +17,8 @@ def words(document: Document) -> dict[str, str | None]:
     names = document["labels"]
     found: dict[str, str | None] = {
         "run": run["name"],
-        "command": run["command"],
-        "commit": run["commit"],
+        "command": run["command"] or "not recorded",
+        "commit": run["commit"] or "not recorded",
         "seed": str(run["seed"]),
         "size": run["size"],
         "begun": run["started_at"],

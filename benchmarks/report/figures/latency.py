@@ -50,7 +50,7 @@ def over_time(book: Book) -> Iterator[Drawing]:
             style.tidy(axes)
             axes.set_ylabel("response, ms")
             axes.set_title(f"{label}: {book.name_of(label)}", loc="left", fontsize=9, color=COLOURS[label])
-        panels[0].legend(frameon=False, fontsize=7, ncols=3, loc="upper right")
+        style.legend(panels[0], fontsize=7, ncols=3, loc="upper right")
         when = "decision" if is_burst else "intended arrival"
         panels[1].set_xlabel(f"seconds since the release, by {when}")
         block = typical["A"].trial.block
@@ -125,7 +125,7 @@ def comparison(book: Book) -> Iterator[Drawing]:
         axes.set_xlim(-0.5, len(metrics) - 0.4)
         axes.set_ylabel("response, ms")
         axes.set_title(f"{case.name}: {book.about(case)['load_model']}", loc="left", fontsize=9)
-    panels[0].legend(frameon=False, fontsize=8, loc="upper left")
+    style.legend(panels[0], fontsize=8, loc="upper left")
     caption = (
         "Response from the intended arrival until decided. Pale: a trial each; full: their median with its 95 % interval (BCa over trials). "
         "≥ where attempts without a verdict reach the percentile. " + " ".join(book.sample(case) for case in cases)
@@ -171,13 +171,13 @@ def histogram(book: Book) -> Iterator[Drawing]:
                 if again < edges[-1]:
                     axes.axvline(again, color=GREY, linewidth=0.6, linestyle=":")
             axes.set_yscale("symlog", linthresh=1)
-            axes.set_ylim(bottom=0)
             axes.yaxis.set_major_formatter(style.plain_number)
             style.log_ticks(axes, "x")
             style.tidy(axes)
-            axes.legend(frameon=False, fontsize=7, loc="upper right")
+            style.legend(axes, fontsize=7, loc="upper right")
             axes.set_ylabel("attempts")
             axes.set_title(f"{label}: {book.name_of(label)}", loc="left", fontsize=9, color=COLOURS[label])
+        panels[0].set_ylim(bottom=0)
         panels[1].set_xlabel("response until decided, ms")
         caption = (
             f"All attempts with a verdict of all valid trials, from the intended arrival until decided, in equal bins of both. Dashed: percentiles of what is "
@@ -213,7 +213,7 @@ def spectrum(book: Book) -> Iterator[Drawing]:
         _spectrum_of(axes, book, case)
     for axes in panels[len(cases) :]:
         axes.set_visible(False)
-    panels[0].legend(frameon=False, fontsize=7, loc="lower right")
+    style.legend(panels[0], fontsize=7, loc="lower right")
     caption = (
         "Thin: a trial each; thick: all of them. Full: response, from the intended arrival until decided. Dotted: service, from the moment of sending, as a closed "
         "loop sees it. A line ends where fewer than ten attempts lie beyond it, or where attempts without a verdict begin. "

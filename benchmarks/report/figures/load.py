@@ -87,7 +87,7 @@ def _steps(book: Book, scenario: str) -> Drawing:
         style.tidy(axes)
     above.set_ylim(bottom=0)
     above.set_xlim(0, offered[-1] * 1.05)
-    above.legend(frameon=False, fontsize=8, loc="upper left")
+    style.legend(above, fontsize=8, loc="upper left")
     about = next(row for row in book.document["cases"] if row["scenario"] == scenario)
     caption = (
         f"{scenario}, {about['load_model']}: attempts decided per second, share without a verdict, and p99 from the intended arrival until decided, by the rate offered. "
@@ -125,7 +125,7 @@ def _by_case(book: Book) -> Iterator[Drawing]:
     axes.xaxis.set_major_formatter(style.plain_number)
     axes.set_xlabel("decided per second, from the first arrival to the last verdict")
     style.tidy(axes, grid="x")
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    style.legend(axes, fontsize=8, loc="lower right")
     caption = (
         "Attempts decided per second, from the first intended arrival to the last verdict. Pale: a trial each; full: their median. An open load that is kept up "
         "with is decided at the rate at which it comes. " + " ".join(book.sample(case) for case in cases)
@@ -153,22 +153,15 @@ def in_flight(book: Book) -> Iterator[Drawing]:
             color=COLOURS[label],
             linestyle=DASHES[label],
             linewidth=1.4,
-            label=f"{label}: {book.name_of(label)}",
+            label=f"{label}: {book.name_of(label)}, {max(count, default=0):,.0f} at most",
             rasterized=len(moments) > 5000,
         )
-        if len(count):
-            top = int(np.argmax(count))
-            axes.annotate(
-                f"{label}: {count[top]:,.0f} at most", (moments[top], count[top]), xytext=(0, 4), textcoords="offset points", fontsize=8,
-                color=COLOURS[label], ha="left", va="bottom",
-            )  # fmt: skip
-    axes.margins(y=0.12)
     style.tidy(axes)
     axes.yaxis.set_major_formatter(style.plain_number)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("seconds since the release")
     axes.set_ylabel("sent and not decided")
-    axes.legend(frameon=False, fontsize=8)
+    style.legend(axes, fontsize=8)
     caption = (
         f"{case.name}, {book.about(case)['load_model']}: attempts sent and not yet decided, counted from the raw intervals of one trial each; the number is the "
         "most at one moment. Configured shoppers are not concurrency; this is."
@@ -208,14 +201,8 @@ def generator_lag(book: Book) -> Iterator[Drawing]:
         ticks.append(f"{scenario}: {gate} (limit {rows[0]['limit']:g} {rows[0]['unit']})".replace(" )", ")"))
         if failed:
             axes.annotate(
-                f"{failed} of {trials} void ",
-                (1.0, place),
-                xycoords=("axes fraction", "data"),
-                fontsize=7,
-                color=colour,
-                va="center",
-                ha="right",
-            )
+                f" {failed} of {trials} void", (0, place), xycoords=("axes fraction", "data"), fontsize=7, color=colour, va="center"
+            )  # fmt: skip
     axes.axvline(1.0, color=INK, linewidth=0.9)
     axes.set_yticks(range(len(ticks)), ticks, fontsize=7)
     axes.invert_yaxis()
@@ -269,7 +256,7 @@ def outcomes(book: Book) -> Iterator[Drawing]:
         style.tidy(axes)
         axes.set_ylabel("%")
         axes.set_title(case.name, loc="left", fontsize=9)
-    panels[0].legend(frameon=False, fontsize=7, ncols=6, loc="lower center", bbox_to_anchor=(0.6, 1.0))
+    style.legend(panels[0], fontsize=7, ncols=6, loc="lower center", bbox_to_anchor=(0.6, 1.0))
     caption = (
         "Every trial by label and block, void ones with *: how its attempts ended, in per cent of all that were intended. "
         "Open loops: who comes next waits for nobody. " + " ".join(book.sample(case) for case in cases)

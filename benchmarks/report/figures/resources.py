@@ -69,30 +69,18 @@ def usage(book: Book) -> Iterator[Drawing]:
             below.set_xlabel("seconds since the release")
             for axes in (above, middle, below):
                 style.tidy(axes)
-                axes.set_ylim(bottom=0)
             above.set_xlim(max(float(cores.index.min()), -2.0) if len(cores) else 0, until)
-            middle.legend(frameon=False, fontsize=6.5, loc="lower right")
+            style.legend(middle, fontsize=6.5, loc="lower right")
+        for axes in panels[:, 0]:
+            axes.set_ylim(bottom=0)  # of both at once, and only now, because it ends the scaling
         panels[0, 0].set_ylabel("cores in use")
         panels[1, 0].set_ylabel("MiB of what serves")
         panels[2, 0].set_ylabel("ready, without\na core")
-        handles, names = panels[0, 1].get_legend_handles_labels()
-        more = dict(zip(names, handles, strict=True)) | dict(
-            zip(*panels[0, 0].get_legend_handles_labels()[::-1], strict=True)
-        )
-        panels[0, 0].legend(
-            more.values(),
-            more.keys(),
-            frameon=False,
-            fontsize=7,
-            ncols=8,
-            loc="lower left",
-            bbox_to_anchor=(-0.1, 1.1),
-            columnspacing=1,
-        )
+        style.legend_on_top(figure, *panels[0])
         cores_there = book.document["run"]["machine"].get("cores", "?")
         caption = (
             f"{case.name}, {book.about(case)['load_model']}, one trial each, of {cores_there} cores: cores in use by role, memory of everything that serves, and its processes that were ready "
-            "and had no core, per half second. Nothing here is accepted or decided: it is what the machine did meanwhile. Kernel work is with the process that caused it."
+            "and had no core, per half second or per hundredth of the time. Nothing here is accepted or decided: it is what the machine did meanwhile. Kernel work is with the process that caused it."
         )
         style.small_print(figure, book.small_print(caption))
         yield Drawing(
@@ -165,18 +153,7 @@ def cost(book: Book) -> Iterator[Drawing]:
         ticks.append(f"{case.name}, {label}")
     axes.set_yticks(range(len(ticks)), ticks)
     axes.invert_yaxis()
-    handles, names = axes.get_legend_handles_labels()
-    unique = dict(zip(names, handles, strict=True))
-    axes.legend(
-        unique.values(),
-        unique.keys(),
-        frameon=False,
-        fontsize=7,
-        ncols=8,
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        columnspacing=1,
-    )
+    style.legend_on_top(figure, axes)
     axes.set_xlabel("CPU milliseconds per decided attempt")
     axes.set_xlim(right=axes.get_xlim()[1] * 1.08)
     style.tidy(axes, grid="x")
@@ -244,7 +221,7 @@ def stock(book: Book) -> Iterator[Drawing]:
         style.tidy(axes)
         axes.set_ylabel("units left")
         axes.set_title(case.name, loc="left", fontsize=9)
-    panels[0].legend(frameon=False, fontsize=7, ncols=2, loc="upper right")
+    style.legend(panels[0], fontsize=7, ncols=6, loc="lower right", bbox_to_anchor=(1, 1), columnspacing=1)
     panels[-1].set_xlabel("seconds since the release")
     caption = (
         "Units left over all items: by PostgreSQL's books, by the gate's copy in Redis, and as viewers of the live stock were shown them; one trial each, and the moment at which the "

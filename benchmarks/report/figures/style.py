@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 
@@ -151,6 +152,36 @@ def events(axes: Axes, left: Left, until_s: float, *, named: bool) -> None:
                 words[event.kind], (at, 1.0), xycoords=("data", "axes fraction"), xytext=(2, -8 - 9 * (place % 3)),
                 textcoords="offset points", fontsize=7, color=GREY,
             )  # fmt: skip
+
+
+def legend(axes: Axes, **how: Any) -> None:
+    """Where there is something to name: of a case whose trials are all void nothing is drawn."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, **how)
+
+
+def legend_on_top(figure: Figure, *of: Axes) -> None:
+    """Each name once, in two lines below the title; the layout is told of the room, because it knows legends of axes alone."""
+    named: dict[str, Any] = {}
+    for axes in of:
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            named.setdefault(name, handle)
+    if not named:
+        return
+    height = figure.get_figheight()
+    engine = figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    engine.set(rect=(0, 0, 1, 1 - 0.75 / height))
+    figure.suptitle(figure.get_suptitle(), fontsize=12, color=INK, y=1 - 0.12 / height)
+    figure.legend(
+        named.values(),
+        named.keys(),
+        frameon=False,
+        fontsize=7,
+        ncols=4,
+        loc="upper center",
+        bbox_to_anchor=(0.5, 1 - 0.3 / height),
+    )
 
 
 def small_print(figure: Figure, text: str) -> None:

@@ -136,7 +136,7 @@ def fairness(book: Book) -> Iterator[Drawing]:
         style.tidy(axes)
         axes.set_ylabel("got a unit, %")
         axes.set_title(case.name, loc="left", fontsize=9)
-    panels[0].legend(frameon=False, fontsize=7, loc="center right")
+    style.legend(panels[0], fontsize=7, loc="center right")
     panels[-1].set_xlabel("place in the order of intended arrivals, % of all")
     caption = (
         "Twentieths of all attempts in the order of their intended arrival, and which share of each was sold a unit (decided); one trial each. "
@@ -187,7 +187,7 @@ def oversell(book: Book) -> Iterator[Drawing]:
     axes.invert_yaxis()
     axes.set_xlim(-2, 102)
     axes.set_xlabel("trials that oversold, %")
-    axes.legend(frameon=False, fontsize=7, loc="lower right")
+    style.legend(axes, fontsize=7, loc="lower right")
     style.tidy(axes, grid="x")
     trials = sum(storm["trials"] for row in rows for storm in row["storms"])
     caption = (

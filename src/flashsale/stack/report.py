@@ -67,13 +67,21 @@ def _found(word: str, settings: Settings) -> Path:
 
 
 def _latest(settings: Settings) -> Path:
+    """Of those that came to their end, since one may be going on; of the others if there is none."""
     runs = sorted(path.parent for path in (settings.home / "comparison").glob("*/run.json"))
     if not runs:
         raise StackError(
             f"no comparison was run yet: nothing is in {settings.home / 'comparison'}. Fix: ./flash bench standard",
             Exit.MISSING,
         )
-    return runs[-1]
+    return ([run for run in runs if _has_ended(run)] or runs)[-1]
+
+
+def _has_ended(run: Path) -> bool:
+    try:
+        return bool(json.loads((run / "run.json").read_text(encoding="utf-8")).get("ended_at"))
+    except (OSError, ValueError):
+        return False
 
 
 async def _measured(words: list[str], settings: Settings) -> tuple[int, dict[str, Any]]:

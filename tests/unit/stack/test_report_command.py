@@ -34,9 +34,13 @@ async def test_too_many_or_too_few_runs_are_bad_usage(tmp_path: Path, words: tup
 async def test_what_is_no_run_ends_with_the_word_of_who_reads_it(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("20261129T080000Z-00000000", "20261130T080000Z-00000000"):
+    for name, ended in (
+        ("20261128T080000Z-00000000", "2026"),
+        ("20261129T080000Z-00000000", "2026"),
+        ("20261130T080000Z-00000000", ""),
+    ):
         (tmp_path / "comparison" / name).mkdir(parents=True)
-        (tmp_path / "comparison" / name / "run.json").write_text("{}")
+        (tmp_path / "comparison" / name / "run.json").write_text(f'{{"ended_at": "{ended}"}}')
     settings = Settings.load({"FLASH_HOME": str(tmp_path)})
     assert await report.run(argparse.Namespace(what=[], json=True), settings, Say()) == Exit.MISSING
-    assert "20261130T080000Z-00000000 cannot be read" in capfd.readouterr().err  # the latest
+    assert "20261129T080000Z-00000000 cannot be read" in capfd.readouterr().err  # the latest that came to its end
