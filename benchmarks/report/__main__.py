@@ -1,5 +1,5 @@
 """
-`python -m benchmarks.report build RUN ROOT` writes what a run came to under ROOT; `diff A B` compares two. Prints one JSON object.
+`python -m benchmarks.report build RUN ROOT [--lab FILE]` writes what a run came to under ROOT; `diff A B` compares two. Prints one JSON object.
 Exit codes: 0 done, and nothing wrong or changed · 1 books were wrong, something changed, or the narrative cannot be filled · 3 no such run.
 """
 
@@ -26,6 +26,7 @@ def main(arguments: list[str]) -> int:
     one = words.add_parser("build", allow_abbrev=False)
     one.add_argument("run", type=Path)
     one.add_argument("root", type=Path)
+    one.add_argument("--lab", type=Path)
     one.set_defaults(work=_build)
     two = words.add_parser("diff", allow_abbrev=False)
     two.add_argument("before", type=Path)
@@ -47,7 +48,7 @@ def main(arguments: list[str]) -> int:
 
 def _build(parsed: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     places = places_in(parsed.root)
-    document = build(parsed.run, places, lambda text: print(text, file=sys.stderr, flush=True))
+    document = build(parsed.run, places, lambda text: print(text, file=sys.stderr, flush=True), parsed.lab)
     answer = tables.all_tables(document)["answer"]
     said = {
         "run": document["run"]["name"],

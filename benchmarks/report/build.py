@@ -49,12 +49,14 @@ def places_in(root: Path) -> Places:
     return Places(root / "reports", root / "benchmarks", root / "tests" / "results")
 
 
-def build(folder: Path, places: Places, say: Callable[[str], None] = lambda _: None) -> Mapping[str, Any]:
+def build(
+    folder: Path, places: Places, say: Callable[[str], None] = lambda _: None, lab_file: Path | None = None
+) -> Mapping[str, Any]:
     """
     Everything, from one run; returns results.json's document. Raises UnreadableError or NarrativeError before anything is written: a
     narrative that cannot be filled is found out before a quarter of an hour of drawing.
     """
-    run = read(folder)
+    run = read(folder, lab_file)
     text = places.narrative.read_text(encoding="utf-8")
     say(f"{len(run.trials)} trials of {run.name}")
     results = assemble(run, repository.code(), say)

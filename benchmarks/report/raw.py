@@ -20,16 +20,15 @@ def pack(run: RunLeft, path: Path) -> list[str]:
     """
     left_out: list[str] = []
     room = ARCHIVE_BYTES_MAX
-    names = [*("run.json", *(("lab.json",) if run.lab else ()))]
-    names += [
-        f"trials/{left.folder.name}/{name}"
+    sources = {"run.json": run.folder / "run.json"} | ({"lab.json": run.lab_file} if run.lab_file else {})
+    sources |= {
+        f"trials/{left.folder.name}/{name}": left.folder / name
         for wanted in (OF_EVERY_TRIAL, LARGE)
         for left in run.trials
         for name in wanted
-    ]
+    }
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
-        for name in names:
-            source = run.folder / name
+        for name, source in sources.items():
             if not source.is_file():
                 continue
             data = lzma.compress(

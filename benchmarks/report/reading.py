@@ -71,6 +71,7 @@ class RunLeft:
     run: Run
     trials: tuple[Left, ...]
     lab: Mapping[str, Any] | None
+    lab_file: Path | None
 
     @property
     def name(self) -> str:
@@ -99,16 +100,18 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read(folder: Path) -> RunLeft:
-    """Raises UnreadableError for what is no run, has no trial, or was changed since."""
+def read(folder: Path, lab_file: Path | None = None) -> RunLeft:
+    """Raises UnreadableError for what is no run, has no trial, or was changed since. A run's own lab.json goes before the given one."""
     try:
         run = read_run(folder)
         trials = tuple(
             Left(path, planned, read_trial(path), tuple(read_events(path)))
             for planned, path in trial_folders(folder, run)
         )
-        lab = folder / "lab.json"
-        left = RunLeft(folder, run, trials, json.loads(lab.read_text(encoding="utf-8")) if lab.exists() else None)
+        own = folder / "lab.json"
+        chosen = own if own.exists() else lab_file
+        lab = json.loads(chosen.read_text(encoding="utf-8")) if chosen else None
+        left = RunLeft(folder, run, trials, lab, chosen)
     except FileNotFoundError as error:
         raise UnreadableError(f"{folder} is no comparison's run: {error.filename} is missing") from error
     except (ValueError, TypeError, KeyError) as error:

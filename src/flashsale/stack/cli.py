@@ -529,10 +529,11 @@ COMMANDS = (
         "report",
         "a comparison as statistics, figures, PDF and HTML; diff: two of them",
         "Computes what the latest run of the comparison came to, or the one that is named, and writes reports/ANALYSIS_REPORT.pdf,\n"
-        "report.html, results.json, figures/ and the packed raw files; benchmarks/*.png and tests/results/ beside them. Starts\n"
-        "nothing and needs no service. Who wins is computed: A, B, tie, inconclusive or disqualified. Exits with 1 if the books of a\n"
-        "compared backend were wrong (the report is written all the same), or if reports/narrative.md has a hole that nothing\n"
-        "fills; with 3 if there is no run, or one that was changed since.\n\n"
+        "report.html, results.json, figures/ and the packed raw files; benchmarks/*.png and tests/results/ beside them. The latest\n"
+        "result of `./flash bench strategies` is taken along. Starts nothing and needs no service.\n\n"
+        "Who wins is computed: A, B, tie, inconclusive or disqualified. Exits with 1 if the books of a compared backend were wrong\n"
+        "(the report is written all the same), or if reports/narrative.md has a hole that nothing fills; with 3 if there is no run,\n"
+        "or one that was changed since.\n\n"
         "`diff A B` says what changed from A to B by more than noise, and what else was different; it exits with 1 if anything did.\n\n"
         "examples:\n  ./flash report\n  ./flash report 20261130T080000Z-1a2b3c4d\n"
         "  ./flash report diff 20261129T080000Z-9f8e7d6c 20261130T080000Z-1a2b3c4d\n"

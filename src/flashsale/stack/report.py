@@ -43,7 +43,8 @@ async def run(parsed: argparse.Namespace, settings: Settings, say: Say) -> int:
     else:
         folder = _found(words[0], settings) if words else _latest(settings)
         say(f"reporting {folder}")
-        work = ["build", str(folder), str(REPOSITORY)]
+        labs = sorted((settings.home / "benchmarks").glob("strategies-*.json"))
+        work = ["build", str(folder), str(REPOSITORY), *(("--lab", str(labs[-1])) if labs else ())]
     code, said = await _measured(work, settings)
     if parsed.json:
         print(json.dumps(said))

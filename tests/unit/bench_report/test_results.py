@@ -144,6 +144,20 @@ def test_algorithms_are_compared_with_the_first_in_the_same_block(tmp_path: Path
     assert row["estimate"] == pytest.approx(1.2)
 
 
+def test_the_labs_result_is_taken_along(tmp_path: Path) -> None:
+    strategy = {
+        "name": "sql_read_then_write", "title": "SQL: read, then write", "summary": "Reads, then writes.", "text": "", "ours": False, "stores": ["postgres"],
+        "verdict": "oversells", "as_claimed": True, "contradictions": [], "traces": [],
+        "attacks": {"meet": {"claims": ["oversold"], "trials": 20, "void": 0, "found": {"oversold": 20}, "most": {"oversold": 3}, "caught": 20, "low": 0.8, "high": 1.0, "unheard": 0}},
+        "storms": [{"delay_ms": 0, "killed": False, "trials": 2, "stock": 6, "buyers": 24, "oversold": [0, 5], "oversold_trials": 1, "low": 0.0, "high": 1.0, "found": {}}],
+    }  # fmt: skip
+    lab = tmp_path / "strategies.json"
+    lab.write_text(json.dumps({"kinds": {"oversold": "more than there was"}, "strategies": [strategy]}))
+    folder = runs.write(tmp_path / "run", [MadeUp("peak", SAME, blocks=1, noise_blocks=0)])
+    (row,) = assemble(read(folder, lab), {}).document["lab"]["strategies"]
+    assert (row["verdict"], row["caught"], row["to_catch"], row["trials"]) == ("oversells", 20, 20, 22)
+
+
 def test_lines_of_code_are_neither_empty_nor_said_to_people() -> None:
     text = '"""Said."""\n\n# said\nx = 1\n\n\ndef f():\n    """Said\n    too."""\n    return """not\n    said"""\n'
     assert repository.lines_of_python(text) == 4
