@@ -21,6 +21,7 @@ STOCK, SHOPPERS = 120, 200
 TINY = {
     "question": "Does a trial leave behind what the contract says?",
     "labels": ["A", "B", "C", "D"],
+    "viewers": 3,
     "load": {"model": "constant", "rate": 100, "seconds": 2, "connections": 20, "patience_s": 600},
     "shop": {"stock": STOCK},
     "engine": {"servers": 1},
@@ -91,7 +92,8 @@ def _is_whole(where: Path) -> None:
         assert peak(zip(frame["sent_ns"], ends, strict=True)) == told >= 1
     roles = {"gen", "monitor", "lb", "backend", "upkeep", *(["worker"] if made.label in {"B", "C"} else [])}
     assert roles <= set(frames["resources"]["role"])
-    assert set(frames["stock"]["source"]) == {"postgres", "gate"}
+    assert set(frames["stock"]["source"]) == {"postgres", "gate", "viewer"}
+    assert (made.viewed["viewers"], made.viewed["backwards"], made.viewed["contradictions"]) == (3, 0, 0)
     assert frames["stock"].query("source == 'postgres'")["available"].iloc[-1] == 0
     assert {"in_hand", "commits"} <= set(frames["queues"]["metric"])
     assert urlsplit(str(given("FLASH_TEST_POSTGRES_URL"))).password not in (None, ""), "or the next line proves nothing"
