@@ -10,6 +10,7 @@ from benchmarks.report.reading import RunLeft
 
 ARCHIVE_BYTES_MAX = 4 << 20
 OF_EVERY_TRIAL = ("trial.json", "events.json", "resources.csv.gz", "system.csv.gz", "stock.csv.gz", "queues.csv.gz")
+SHRINKS_AT_BEST = 0.3  # from gzip to xz: what would not fit even so is not tried, which takes minutes of a long run
 LARGE = ("requests.csv.gz", "calls.csv.gz")  # of as many trials as there is room for, in the order of the plan
 
 
@@ -30,6 +31,9 @@ def pack(run: RunLeft, path: Path) -> list[str]:
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
         for name, source in sources.items():
             if not source.is_file():
+                continue
+            if source.stat().st_size * SHRINKS_AT_BEST > room:
+                left_out.append(name)
                 continue
             data = lzma.compress(
                 gzip.decompress(source.read_bytes()) if name.endswith(".gz") else source.read_bytes(), preset=6

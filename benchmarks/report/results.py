@@ -251,8 +251,9 @@ def _verdicts(
 ) -> list[dict[str, Any]]:
     rows: list[tuple[str, Metric, Effect | None]] = []
     for case, metric in itertools.product(cases, METRICS):
-        of = pairs(measured, case, metric.key, FIRST, SECOND)
-        if of:
+        # void trials too: what was measured and may not be judged is told as that
+        if any(one.left.case == case and one.values[metric.key] is not None for one in measured):
+            of = pairs(measured, case, metric.key, FIRST, SECOND)
             rows.append(
                 (case.name, metric, statistics.effect(of, same_pairs(measured, case, metric.key), metric.scale, seed))
             )

@@ -33,7 +33,7 @@ WIDTHS = {
 
 
 def set_pdf(blocks: Sequence[Block], document: Mapping[str, Any], figures: Path, path: Path) -> None:
-    """Equal blocks and figures, equal bytes: the file's date is the run's, and fonts are Typst's own."""
+    """The file's date is the run's, and fonts are Typst's own; the order of its objects is not always the same."""
     run = document["run"]
     winners = sorted({*document["labels"].values(), "disqualified"})
     laid = [_laid(block, winners) for block in blocks]

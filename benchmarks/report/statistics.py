@@ -224,7 +224,7 @@ def judge(effects: Sequence[tuple[Effect | None, bool]], wrong: Sequence[str] = 
     }
     corrected = dict(zip(counted, holm(list(counted.values())), strict=True))
     return [
-        Judged(Winner.INCONCLUSIVE, "no two trials to compare")
+        Judged(Winner.INCONCLUSIVE, "no two valid pairs to compare")
         if found is None
         else _judge(found, corrected.get(index), more_is_better=more_is_better)
         for index, (found, more_is_better) in enumerate(effects)

@@ -368,7 +368,7 @@ def _variants(document: Document) -> Table:
 def _lab(document: Document) -> Table:
     rows = [
         [
-            row["title"] + (" (ours)" if row["ours"] else ""),
+            row["title"],
             row["verdict"],
             f"{row['caught']} of {row['to_catch']}" if row["to_catch"] else "nothing to catch",
             f"{sum(storm['oversold_trials'] for storm in row['storms'])} of {sum(storm['trials'] for storm in row['storms'])}",

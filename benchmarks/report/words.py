@@ -144,7 +144,10 @@ def _void(document: Document) -> str:
     run = document["run"]
     if not run["void"]:
         return "No trial was void."
-    reasons = _listed(sorted({reason for trial in document["trials"] for reason in trial["void_reasons"]}))
+    # each says its value behind a colon, which is the trial's own
+    reasons = _listed(
+        sorted({reason.partition(":")[0] for trial in document["trials"] for reason in trial["void_reasons"]})
+    )
     return f"{run['void']} of {run['trials']} trials were void ({reasons}); they are shown, and count for nothing but the books."
 
 
@@ -231,6 +234,8 @@ def _surprise(document: Document) -> str | None:
 
 def _undecided(document: Document) -> str:
     rows = [row for row in document["verdicts"] if row["winner"] == "inconclusive"]
+    if not document["verdicts"]:
+        return "There was nothing to decide."
     if not rows:
         return "Every row was decided."
     reasons = dict.fromkeys(row["reason"] for row in rows)

@@ -79,7 +79,7 @@ def _lines(axes: Axes, label: str, at: np.ndarray, took: np.ndarray, until: floa
 
 def comparison(book: Book) -> Iterator[Drawing]:
     """p50, p95, p99 of every case: a dot per trial, the median with its interval beside them."""
-    cases = book.cases()
+    cases = book.judged_cases()
     if not cases:
         return
     metrics = (("response_p50", "p50"), ("response_p95", "p95"), ("response_p99", "p99"))
@@ -139,7 +139,7 @@ def comparison(book: Book) -> Iterator[Drawing]:
 
 def histogram(book: Book) -> Iterator[Drawing]:
     """Of all valid trials, by how it ended."""
-    for case in book.cases():
+    for case in book.judged_cases():
         figure = style.canvas(4.6, f"How are response times spread? ({case.name})")
         panels = figure.subplots(2, 1, sharex=True, sharey=True)
         gathered = {label: _by_outcome([one.left for one in book.of(case, label)]) for label in PAIR}
@@ -201,7 +201,7 @@ def _by_outcome(lefts: list[Left]) -> dict[str, np.ndarray]:
 
 def spectrum(book: Book) -> Iterator[Drawing]:
     """Every percentile, response and service: how much of the wait a closed loop would not have seen."""
-    cases = book.cases()
+    cases = book.judged_cases()
     if not cases:
         return
     figure = style.canvas(

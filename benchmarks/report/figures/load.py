@@ -102,7 +102,7 @@ def _steps(book: Book, scenario: str) -> Drawing:
 
 
 def _by_case(book: Book) -> Iterator[Drawing]:
-    cases = book.cases()
+    cases = book.judged_cases()
     if not cases:
         return
     figure = style.canvas(1.2 + 0.75 * len(cases), "How many attempts are decided per second?")

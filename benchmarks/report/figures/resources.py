@@ -119,7 +119,7 @@ def _stack(axes: Axes, cores: pd.DataFrame) -> None:
 
 def cost(book: Book) -> Iterator[Drawing]:
     """The efficiency answer on a shared machine: CPU per decided attempt, by role."""
-    cases = book.cases()
+    cases = book.judged_cases()
     rows = [
         row for row in book.document["roles"] if row["case"] in {case.name for case in cases} and row["label"] in PAIR
     ]

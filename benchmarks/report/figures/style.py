@@ -66,6 +66,10 @@ class Book:
         )
         return found[:CASES_MAX]
 
+    def judged_cases(self) -> list[Case]:
+        """Those of them that have a valid trial."""
+        return [case for case in self.cases() if any(self.of(case, label) for label in PAIR)]
+
     def about(self, case: Case) -> Mapping[str, Any]:
         return next(row for row in self.document["cases"] if row["name"] == case.name)
 

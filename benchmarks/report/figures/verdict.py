@@ -181,9 +181,7 @@ def oversell(book: Book) -> Iterator[Drawing]:
         axes.annotate(
             text, (1.02, place), xycoords=("axes fraction", "data"), fontsize=7.5, va="center", annotation_clip=False
         )
-    axes.set_yticks(
-        range(len(rows)), [f"{row['title']}{'  (ours)' if row['ours'] else ''}" for row in rows], fontsize=7.5
-    )
+    axes.set_yticks(range(len(rows)), [row["title"] for row in rows], fontsize=7.5)
     axes.invert_yaxis()
     axes.set_xlim(-2, 102)
     axes.set_xlabel("trials that oversold, %")

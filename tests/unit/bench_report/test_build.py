@@ -121,10 +121,21 @@ def test_the_page_opens_without_a_network_and_says_every_verdict(places: Places,
     assert "{{" not in said
 
 
-def test_equal_blocks_are_equal_bytes(places: Places, document: dict[str, Any], tmp_path: Path) -> None:
+def test_equal_blocks_are_an_equal_page(places: Places, document: dict[str, Any], tmp_path: Path) -> None:
     blocks = compose(NARRATIVE.read_text(), given(document))
-    setting.set_pdf(blocks, document, places.reports / "figures", tmp_path / "again.pdf")
-    assert (tmp_path / "again.pdf").read_bytes() == (places.reports / "ANALYSIS_REPORT.pdf").read_bytes()
+    setting.set_html(blocks, document, places.reports / "figures", tmp_path / "again.html")
+    assert (tmp_path / "again.html").read_bytes() == (places.reports / "report.html").read_bytes()
+
+
+def test_equal_figures_are_equal_files(tmp_path: Path) -> None:
+    written = []
+    for name in ("first", "second"):
+        figure = style.canvas(2, "A title")
+        figure.subplots().plot([1, 2], [3, 4], label="a line")
+        (tmp_path / name).mkdir()
+        drawing = style.Drawing("kind", "name", "A title", "caption", "alt", figure)
+        written.append([path.read_bytes() for path in style.save(drawing, tmp_path / name)])
+    assert written[0] == written[1]
 
 
 def test_no_number_is_typed_that_a_run_decides(document: dict[str, Any]) -> None:

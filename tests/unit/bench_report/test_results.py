@@ -165,3 +165,9 @@ def test_lines_of_code_are_neither_empty_nor_said_to_people() -> None:
         "asyncio_redis",
         "gevent_rabbit",
     }
+
+
+def test_what_was_measured_and_is_void_is_a_row_that_is_not_decided(tmp_path: Path) -> None:
+    made = MadeUp("peak", SAME, blocks=1, noise_blocks=0, void=[(1, "A"), (1, "B")])
+    (reason,) = {(row["winner"], row["reason"]) for row in document(tmp_path, made)["verdicts"]}
+    assert reason == ("inconclusive", "no two valid pairs to compare")

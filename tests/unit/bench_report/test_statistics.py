@@ -54,7 +54,7 @@ def test_equal_things_are_a_tie_and_unsteady_ones_are_not() -> None:
 def test_five_pairs_decide_nothing() -> None:
     assert judged(SLOWER[:5]).reason == "5 pairs, and fewer than 6 decide nothing"
     assert judged(EQUAL[:5]).winner is Winner.INCONCLUSIVE
-    assert judged(SLOWER[:1]).reason == "no two trials to compare"
+    assert judged(SLOWER[:1]).reason == "no two valid pairs to compare"
 
 
 def test_what_the_same_thing_differs_by_wins_nothing() -> None:
@@ -129,7 +129,7 @@ def test_shares_are_compared_by_difference_because_none_is_no_ratio() -> None:
     assert judged(none, none, scale=SHARE).winner is Winner.TIE
     some = [(Value(0.0), Value(0.02 + step / 1000)) for step in range(6)]
     assert judged(some, none, scale=SHARE).winner is Winner.A
-    assert judged(none, scale=RATIO).reason == "no two trials to compare"
+    assert judged(none, scale=RATIO).reason == "no two valid pairs to compare"
 
 
 def test_a_quantile_is_told_only_where_ten_lie_beyond_it() -> None:
