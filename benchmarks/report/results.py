@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.comparison.contract import OUTCOMES, SOLD, SOLD_OUT, Audit, Trial
+from benchmarks.comparison.contract import ERROR, OUTCOMES, SOLD, SOLD_OUT, TIMEOUT, Audit, Trial
 from benchmarks.report import measures, statistics
 from benchmarks.report.measures import BY_KEY, METRICS, QUANTILES, SERVING, Metric
 from benchmarks.report.reading import Case, Left, RunLeft
@@ -39,6 +39,7 @@ WRONG = {
 }
 # Whatever the auditor calls clean. A sale whose shopper gave up before hearing of it, and a unit that came back too late for the last
 # who asked, are told and are no breach by themselves.
+UNHEARD = (f" {TIMEOUT}", f" {ERROR}")
 BREACHES = ("oversold", "duplicate", "lost_ack", "leaked")
 
 
@@ -352,7 +353,14 @@ def _correctness(measured: Sequence[Measured]) -> list[dict[str, Any]]:
 
 
 def _is_right(audit: Audit) -> bool:
-    return audit.clean and not any(getattr(audit, kind) for kind in BREACHES)
+    return (audit.clean or _is_unheard(audit)) and not any(getattr(audit, kind) for kind in BREACHES)
+
+
+def _is_unheard(audit: Audit) -> bool:
+    # A shopper whose patience ended was told nothing, and nothing is not "no": the key still finds the purchase. Told "sold out", it is wrong.
+    return bool(audit.findings) and all(
+        finding.startswith("phantom: ") and finding.endswith(UNHEARD) for finding in audit.findings
+    )
 
 
 def _words_of_wrong(backend: str, broken: Sequence[Trial]) -> str:

@@ -161,7 +161,7 @@ def in_flight(book: Book) -> Iterator[Drawing]:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("seconds since the release")
     axes.set_ylabel("sent and not decided")
-    style.legend(axes, fontsize=8)
+    style.legend(axes, fontsize=8, loc="upper right")
     caption = (
         f"{case.name}, {book.about(case)['load_model']}: attempts sent and not yet decided, counted from the raw intervals of one trial each; the number is the "
         "most at one moment. Configured shoppers are not concurrency; this is."

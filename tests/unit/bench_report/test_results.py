@@ -95,6 +95,14 @@ def test_books_that_are_not_clean_disqualify_whatever_was_counted_and_void_trial
     assert found["wrong"]["asyncio_redis"].startswith("asyncio_redis a hold outlived its deadline in peak-1-")
 
 
+@pytest.mark.parametrize(("told", "is_wrong"), [("TIMEOUT", False), ("SOLD_OUT", True)])
+def test_who_heard_nothing_was_not_told_otherwise(tmp_path: Path, told: str, *, is_wrong: bool) -> None:
+    audits = {"B": Audit(clean=False, phantom=1, findings=(f"phantom: shopper-1 {told}",))}
+    found = document(tmp_path, MadeUp("peak", SAME, audits=audits, blocks=1, noise_blocks=0))
+    assert is_disqualified(found) is is_wrong
+    assert next(row["phantom"] for row in found["correctness"] if row["backend"] == "gevent_rabbit") == 1
+
+
 def test_without_noise_blocks_nothing_is_decided(tmp_path: Path) -> None:
     won = document(tmp_path, MadeUp("peak", SLOWER, blocks=6, noise_blocks=0))["verdicts"]
     assert {row["winner"] for row in won} == {"inconclusive"}
