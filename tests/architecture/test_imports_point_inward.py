@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "flashsale.bound": set(),
     "flashsale.logs": set(),
     "flashsale.counts": set(),  # of metrics, where the library's would cost each request its share
+    "flashsale.heed": set(),  # who waits for a driver of RabbitMQ
     "flashsale.life": set(),  # what a process takes, for its metrics
     "flashsale.ops": {"flashsale.life"},  # the operations port of asyncio processes that serve nobody
     "flashsale.identity": {"flashsale.contract"},
@@ -27,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "flashsale.authority": {"flashsale.contract", "flashsale.settings"},
     "flashsale.gate": {"flashsale.contract"},
     "flashsale.payments": {
+        "flashsale.heed",
         "flashsale.contract",
         "flashsale.settings",
         "flashsale.crash",
@@ -38,6 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "flashsale.payments.gateway": {"flashsale.settings", "flashsale.logs", "flashsale.payments.signature"},
     # an example of somebody who listens: knows what travels, and nothing of the shop behind it
     "flashsale.webhooks": {
+        "flashsale.heed",
         "flashsale.contract",
         "flashsale.settings",
         "flashsale.logs",
@@ -61,6 +64,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     # the shared half of checkout through a queue; knows no front
     "flashsale.queued": {
+        "flashsale.heed",
         "flashsale.amqp",
         "flashsale.contract",
         "flashsale.settings",
@@ -103,6 +107,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "flashsale.queued",
     },
     "flashsale.upkeep": {
+        "flashsale.heed",
         "flashsale.amqp",
         "flashsale.contract",
         "flashsale.settings",

@@ -20,6 +20,7 @@ from aiormq.abc import DeliveredMessage
 
 from flashsale.authority.client import Authority, AuthorityUnavailable, BadBatch
 from flashsale.contract import wire
+from flashsale.heed import heed
 from flashsale.payments import queues
 from flashsale.payments.client import GatewayRefused, GatewayUnavailable
 from flashsale.payments.metrics import Metrics
@@ -73,6 +74,7 @@ class Acks:
     async def run(self) -> None:
         """Tell the broker, until cancelled. Raises ``BrokerUnavailable``."""
         while True:
+            heed()
             await self._are_some.wait()
             self._are_some.clear()
             together, apart = self._take()
@@ -109,6 +111,7 @@ class Consumer:
         """For ever: a session, and another when a store it needs was lost. Raises what no outage explains, in a group."""
         failures = 0
         while True:
+            heed()
             try:
                 await self._authority.ping()  # nothing is taken that could not be worked on
                 await self._session()
@@ -145,6 +148,7 @@ class Consumer:
             # The first that fails ends the session for all: they come back unacknowledged, and every step may be repeated.
             async with asyncio.TaskGroup() as in_hand:
                 in_hand.create_task(acks.run())
+                heed()
                 while (message := await arrived.get()) is not None:
                     in_hand.create_task(self._handle(channel, acks, IncomingMessage(message)))
                 raise queues.BrokerUnavailable("the channel was closed")

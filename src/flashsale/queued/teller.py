@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import aio_pika
 from aio_pika.abc import AbstractConnection
 
+from flashsale.heed import heed
 from flashsale.queued import feed, topology
 
 UNTOLD_MAX = 64  # batches; what is told later than this the fronts' poll has found out
@@ -33,6 +34,7 @@ class Teller:
         channel = await connection.channel(publisher_confirms=False)
         verdicts = await channel.get_exchange(topology.VERDICTS, ensure=False)
         while True:
+            heed()
             body = aio_pika.Message(await self._untold.get())
             with contextlib.suppress(TimeoutError):
                 # not mandatory: when nobody listens, nobody waits

@@ -26,6 +26,7 @@ from flashsale.authority.batch import decide
 from flashsale.authority.client import Attempt, Authority, AuthorityUnavailable, BadBatch, Decision
 from flashsale.contract.lifecycle import State
 from flashsale.contract.verdict import Verdict
+from flashsale.heed import heed
 from flashsale.queued import feed, message, metrics, topology
 from flashsale.queued.deliveries import Delivery, Tap, Tapping
 from flashsale.queued.teller import Teller
@@ -68,6 +69,7 @@ class Worker:
     async def run(self) -> None:
         """Consume until cancelled."""
         while True:
+            heed()
             try:
                 await self._authority.ping()  # nothing is taken that cannot be decided
                 await self._session()
@@ -89,6 +91,7 @@ class Worker:
                     for queue in topology.SHARD_QUEUES:
                         shard = Shard(self, await connection.channel(), queue.name, teller)
                         group.create_task(lasting(queue.name, shard.run(tapping.tap)))
+                    heed()
                     self._set_consuming(is_so=True)
             finally:
                 self._set_consuming(is_so=False)
@@ -213,6 +216,7 @@ class Shard:
             # a queue without a leader is silent, and so would be its worker, for ever
             raise SessionLost(f"the broker does not let anybody consume {self._queue}") from error
         while True:
+            heed()
             await self._decide(await self._collect())
 
     def _ended(self, *_: object) -> None:

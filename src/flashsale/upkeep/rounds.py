@@ -7,6 +7,7 @@ import structlog
 
 from flashsale.authority.client import AuthorityUnavailable
 from flashsale.gate.client import GateUnavailable
+from flashsale.heed import heed
 
 RETRY_SECONDS_FIRST = 0.02
 RETRY_SECONDS_MAX = (
@@ -29,6 +30,7 @@ async def run_rounds(name: str, work: Callable[[], Awaitable[float]]) -> None:
     """
     failures = 0
     while True:
+        heed()
         try:
             pause = await work()
         except (AuthorityUnavailable, GateUnavailable) as error:

@@ -17,6 +17,7 @@ import structlog
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
 from flashsale.contract import events
+from flashsale.heed import heed
 from flashsale.payments import queues
 from flashsale.webhooks.sender import Sender, Undelivered
 
@@ -81,6 +82,7 @@ class Consumer:
             on_ready()
 
         while True:
+            heed()
             try:
                 await self._session(began)
             except* (queues.BrokerUnavailable, *queues.BROKEN) as group:
@@ -99,6 +101,7 @@ class Consumer:
             channel.close_callbacks.add(lambda *_: arrived.put_nowait(None))
             await queue.consume(arrived.put)
             began()
+            heed()
             async with asyncio.TaskGroup() as in_hand:
                 while (message := await arrived.get()) is not None:
                     in_hand.create_task(self._handle(channel, message))
