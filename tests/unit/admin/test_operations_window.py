@@ -52,6 +52,13 @@ def test_what_a_new_life_has_not_counted_yet_has_not_fallen() -> None:
     assert window((0, {A: 10, B: 5}, 1), (1, {A: 1}, 2)) == Change(1, {A: 1, B: 0})
 
 
+def test_one_that_goes_and_comes_back_is_nothing_to_the_others() -> None:
+    looks: list[tuple[float, dict[tuple[str, str], float], object]]
+    looks = [(0, {A: 500, B: 90}, 1), (1, {A: 510, B: 95}, 1), (2, {A: 520}, 1)]
+    assert window(*looks) == Change(2, {A: 20, B: 5})
+    assert window(*looks, (3, {A: 530, B: 2}, 1), (4, {A: 540, B: 3}, 1)) == Change(4, {A: 40, B: 8})
+
+
 def test_what_happened_while_nobody_looked_is_not_of_the_last_seconds() -> None:
     long_ago = 10 + 2 * GAP_SECONDS
     assert window((0, {A: 0}, 1), (1, {A: 1}, 1), (long_ago, {A: 9000}, 1)) is None

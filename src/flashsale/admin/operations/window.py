@@ -1,7 +1,7 @@
 """Counters that only grow, seen again and again: what they did over the last seconds. Pure: the caller brings the time.
 
 A process that begins anew counts from 0. What its predecessor had counted is added, so that nothing ever falls and a restart costs
-what was counted between the last look and the end.
+what was counted between the last look and the end. One counter may begin anew alone, or go: a server that is taken from the balancer.
 """
 
 from collections import deque
@@ -35,11 +35,12 @@ class Window(Generic[K]):
         self._life: object = None
 
     def hear(self, at: float, counters: Mapping[K, float], life: object) -> None:
-        """One look. ``life`` is another for every new life of the process; whoever falls has begun anew whatever it says."""
-        is_new = life != self._life or any(counters.get(key, 0.0) < value for key, value in self._raw.items())
-        if self._looks and is_new:
+        """One look. ``life`` is another for every new life of the process; what falls or is gone has begun anew whatever it says."""
+        if self._looks:
+            # Each for itself: if the fall of one were all's, what the others have counted in their lives would be added once more.
             for key, value in self._raw.items():
-                self._before[key] = self._before.get(key, 0.0) + value
+                if life != self._life or counters.get(key, 0.0) < value:
+                    self._before[key] = self._before.get(key, 0.0) + value
         if self._looks and at - self._looks[-1][0] > GAP_SECONDS:
             self._looks.clear()
         self._raw, self._life = counters, life
