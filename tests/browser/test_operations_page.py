@@ -262,6 +262,7 @@ async def test_a_turn_for_the_worse_is_shown_in_words_and_said(office: Office) -
     def worse(frame: Frame) -> None:
         frame["audit"] |= {"clean": False, "oversold": 2, "word": "not clean: 2 oversold"}
         frame["balancer"]["servers"][0] |= {"state": "down", "word": "down: refused"}
+        frame["gate"] |= {"drift_units": None, "lag_rows": None, "pending": None, "round_age_s": 40.0, "up": 0}
 
     async with office.page() as page:
         await has_moved(answers(page))
@@ -271,6 +272,8 @@ async def test_a_turn_for_the_worse_is_shown_in_words_and_said(office: Office) -
         await expect(page.get_by_role("status")).to_contain_text("asyncio_redis-0: down: refused.")
         await expect(page.locator("#books-figures > div").first).to_have_text("Oversold2more units than there were")
         await expect(page.get_by_role("row", name="asyncio_redis-0 asyncio_redis Down")).to_be_visible()
+        drift = page.locator("#tiles > div").filter(has_text="Gate drift")
+        await expect(drift).to_have_text("Gate drift\N{EN DASH}no round for 40 s, 0 of 2 servers have it")
 
 
 async def test_a_viewer_is_offered_nothing_to_change(office: Office) -> None:

@@ -103,7 +103,6 @@ UPKEEP = "\n".join(
         'flash_gate_drift_units{sku="radio"} -2.0',
         'flash_gate_lag_rows{sku="lamp"} 3.0',
         'flash_gate_pending{sale="sale-1"} 7.0',
-        'flash_gate_rebuilds_total{cause="restart"} 1.0',
         f"flash_gate_last_good_round_timestamp_seconds {AT - 0.42}",
     ]
 )

@@ -51,9 +51,21 @@ def test_a_process_that_is_away_tells_nothing_of_before() -> None:
     gone = was._replace(away="refused")
     [row] = frame.backends([gone])
     assert row["rate_per_s"] is None
+    gate = frame.gate([gone, was], inputs.AT)
+    assert (gate["up"], gate["servers"]) == (1, 2)
     assert frame.process(gone, inputs.AT) == {
         "role": "asyncio_redis", "index": 0, "pid": None, "cpu_cores": None, "rss_mib": None, "up_s": None, "away": "refused",
     }  # fmt: skip
+
+
+def test_while_the_workers_are_away_nobody_knows_what_they_decide() -> None:
+    front = inputs.seen("gevent_rabbit", 0, inputs.gevent_front(0, 1), inputs.gevent_front(0, 2))
+    gone = inputs.seen("checkout", 0, inputs.checkout(1), inputs.checkout(2))._replace(away="refused")
+    [row] = frame.backends([front, gone])
+    assert row["rate_per_s"] > 0
+    assert row["errors_per_s"] > 0
+    assert row["held_per_s"] is row["refused_per_s"] is row["decided"]["p50_ms"] is None
+    assert frame.commit_lag([front, gone])["oldest_ms"] is None
 
 
 def report(**more: Any) -> dict[str, Any]:
@@ -84,6 +96,20 @@ def test_the_worst_drift_is_shown_with_its_sign_and_nobody_who_says_so_is_no_zer
     keeper = inputs.seen("upkeep", 0, inputs.UPKEEP)
     assert frame.gate([keeper], inputs.AT)["drift_units"] == -2
     assert frame.gate([keeper._replace(away="refused")], inputs.AT)["drift_units"] is None
+
+
+@pytest.mark.parametrize(
+    ("round_at", "age_s"),
+    [("0.0", None), (f"{inputs.AT - frame.ROUND_SECONDS_MAX - 1}", 6.0)],
+    ids=["none yet", "long ago"],
+)
+def test_without_a_round_nobody_knows_the_drift(round_at: str, age_s: float | None) -> None:
+    text = inputs.UPKEEP.replace(f"{inputs.AT - 0.42}", round_at)
+    gate = frame.gate([inputs.seen("upkeep", 0, text)], inputs.AT)
+    assert gate["drift_units"] is gate["lag_rows"] is gate["pending"] is None
+    assert gate["round_age_s"] == age_s
+    found = frame.gate([inputs.seen("upkeep", 0, text), inputs.seen("upkeep", 1, inputs.UPKEEP)], inputs.AT)
+    assert (found["drift_units"], found["round_age_s"]) == (-2, 0.42)  # of two, one has
 
 
 def test_only_the_names_that_are_wanted_are_read_and_no_number_is_none() -> None:

@@ -26,8 +26,8 @@ but ``at``, ``window_s``, ``events`` and ``bench`` may be ``{"away": "why"}`` in
                     down; since_s is of what its workers see; errors are answers 5xx
     queues          [{name, depth, consumers}]: messages in nobody's hand
     dead_letters    {n, by_queue: {name: n}}
-    gate            {drift_units, lag_rows, pending, rebuilds, round_age_s, up, servers}: drift_units is the worst SKU's, with its
-                    sign; up of so many servers have it
+    gate            {drift_units, lag_rows, pending, round_age_s, up, servers}: drift_units is the worst SKU's, with its sign; the
+                    first three are null when no round of upkeep ended well lately; up of so many servers have it
     commit_lag      {p50_ms, p99_ms, n, oldest_ms}: a batch from its start to its commit, both backends; oldest: since the oldest
                     attempt that a worker has in hand was queued
     processes       [{role, index, pid, cpu_cores, rss_mib, up_s, away}]: away is null, or why it does not answer

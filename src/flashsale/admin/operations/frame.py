@@ -16,6 +16,9 @@ Part = dict[str, Any]
 
 UPKEEP, CHECKOUT, AUDITOR = "upkeep", "checkout", "auditor"
 SHARES = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
+ROUND_SECONDS_MAX = (
+    5.0  # upkeep ends one several times a second; what it says of a gate is of the last that it ended well
+)
 STALE_SECONDS = 120.0  # as the auditor has it: the longest pass and the longest pause
 FINDINGS = {
     "oversold": "oversold",
@@ -44,14 +47,13 @@ DECIDED, DECIDED_SECONDS = "flashsale_checkout_decided_total", "flashsale_checko
 COMMITS, BATCHES = "flashsale_commit_seconds_bucket", "flashsale_checkout_batch_seconds_bucket"
 COUNTERS = frozenset({CPU, ATTEMPTS, AT_ONCE, SECONDS, DECIDED, DECIDED_SECONDS, COMMITS, BATCHES})
 OLDEST, GATE_UP = "flashsale_checkout_oldest_age_seconds", "flashsale_gate_up"
-DRIFT, LAG_ROWS, PENDING, REBUILDS, ROUND = (
+DRIFT, LAG_ROWS, PENDING, ROUND = (
     "flash_gate_drift_units",
     "flash_gate_lag_rows",
     "flash_gate_pending",
-    "flash_gate_rebuilds_total",
     "flash_gate_last_good_round_timestamp_seconds",
 )
-NAMES = COUNTERS | {RSS, STARTED, INFO, OLDEST, GATE_UP, DRIFT, LAG_ROWS, PENDING, REBUILDS, ROUND}
+NAMES = COUNTERS | {RSS, STARTED, INFO, OLDEST, GATE_UP, DRIFT, LAG_ROWS, PENDING, ROUND}
 """Everything that is read of a process's metrics."""
 
 
@@ -122,20 +124,21 @@ def backends(processes: Sequence[Process]) -> list[Part]:
         changes = _changes(servers)
         verdicts = _words(changes, ATTEMPTS)
         accepted = percentiles(*_worked_on(changes))
-        decided, refused, held = accepted, _refused(verdicts), verdicts.get("held", 0.0)
+        decided, refused, held, is_told = accepted, _refused(verdicts), verdicts.get("held", 0.0), bool(changes)
         if name == GEVENT_RABBIT:
             decisions = _changes(deciders)
             decided = percentiles(*_apart(_cumulative(decisions, DECIDED_SECONDS)))
             later = _words(decisions, DECIDED)
             refused, held = refused + _refused(later), later.get("held", 0.0)
+            is_told = is_told and bool(decisions)
         rows.append(
             {
                 "name": name,
                 "servers": len(servers),
                 "up": sum(not process.away for process in servers),
                 "rate_per_s": rounded(sum(verdicts.values()) if changes else None),
-                "held_per_s": rounded(held if changes else None),
-                "refused_per_s": rounded(refused if changes else None),
+                "held_per_s": rounded(held if is_told else None),
+                "refused_per_s": rounded(refused if is_told else None),
                 "errors_per_s": rounded(sum(verdicts.get(word, 0.0) for word in ERRORS) if changes else None),
                 "accepted": accepted,
                 "decided": decided,
@@ -148,17 +151,16 @@ def gate(processes: Sequence[Process], at: float) -> Part:
     """The copy of the stock: how far it is from PostgreSQL, as upkeep says, and who has it, as the servers do."""
     keepers = [process for process in processes if process.role == UPKEEP and not process.away]
     servers = [process for process in processes if process.role == ASYNCIO_REDIS]
-    drifts = [value for process in keepers for value in by_label(process.says, DRIFT).values()]
     rounds = [value for process in keepers if (value := process.value(ROUND))]
+    # Without Redis its gauges keep their last value, and one that has just begun has none: neither is a gate without drift.
+    sure = [process for process in keepers if at - (process.value(ROUND) or -math.inf) <= ROUND_SECONDS_MAX]
+    drifts = [value for process in sure for value in by_label(process.says, DRIFT).values()]
     return {
-        "drift_units": int(max(drifts, key=abs)) if drifts else (0 if keepers else None),
-        "lag_rows": _most(keepers, LAG_ROWS),
-        "pending": _most(keepers, PENDING),
-        "rebuilds": int(sum(sum(by_label(process.says, REBUILDS).values()) for process in keepers))
-        if keepers
-        else None,
+        "drift_units": int(max(drifts, key=abs, default=0)) if sure else None,
+        "lag_rows": _most(sure, LAG_ROWS),
+        "pending": _most(sure, PENDING),
         "round_age_s": rounded(max(at - max(rounds), 0.0)) if rounds else None,
-        "up": sum(process.value(GATE_UP) == 1 for process in servers),
+        "up": sum(process.value(GATE_UP) == 1 and not process.away for process in servers),
         "servers": len(servers),
     }
 
@@ -169,7 +171,8 @@ def commit_lag(processes: Sequence[Process]) -> Part:
     both = [_cumulative(changes, COMMITS), _cumulative(changes, BATCHES)]
     together = {bound: sum(each.get(bound, 0.0) for each in both) for bound in sorted({*both[0], *both[1]})}
     told = percentiles(*_apart(together))
-    oldest = [value for p in processes if p.role == CHECKOUT and (value := p.value(OLDEST)) is not None]
+    deciders = [process for process in processes if process.role == CHECKOUT and not process.away]
+    oldest = [value for process in deciders if (value := process.value(OLDEST)) is not None]
     return {
         "p50_ms": told["p50_ms"],
         "p99_ms": told["p99_ms"],

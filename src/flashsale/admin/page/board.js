@@ -151,7 +151,7 @@ export class Board {
       tile("Waiting in queues", count(waiting), queues?.away ?? `in ${count(this.#queues.length)} queues`),
       tile("Waiting at the balancer", count(balancer?.queue), balancer?.away ?? "for a server with room"),
       tile("Set aside", count(dead_letters?.n), dead_letters?.away ?? (dead_letters?.n ? "messages wait for a person" : "nothing waits for a person"), dead_letters?.n ? "warn" : null),
-      tile("Gate drift", count(gate?.drift_units), gate?.away ?? `${count(gate?.pending)} pending, ${count(gate?.lag_rows)} rows behind`, gate?.drift_units ? "warn" : null),
+      tile("Gate drift", count(gate?.drift_units), gate?.away ?? copied(gate ?? {}), gate?.away || gate?.drift_units === 0 ? null : "warn"),
       tile("Commit lag, p99", ms(lag.p99_ms), lag.away ?? `p50 ${ms(lag.p50_ms)}, oldest in hand ${ms(lag.oldest_ms)}`),
     ]);
     this.#depths.paint(this.#queues.map((queue) => ({ key: queue.name, ...queue })));
@@ -213,6 +213,12 @@ function highest(values) {
 
 function tile(term, figure, more, tone) {
   return h("div", { "data-tone": tone }, h("dt", {}, term), h("dd", {}, figure, h("small", {}, more)));
+}
+
+// Of the gate: without a round that ended well lately nobody knows how far it is from the books.
+function copied({ drift_units, pending, lag_rows, round_age_s, up, servers }) {
+  const known = isKnown(drift_units) ? `${count(pending)} pending, ${count(lag_rows)} rows behind` : isKnown(round_age_s) ? `no round for ${span(round_age_s)}` : "no round is known";
+  return `${known}, ${count(up)} of ${count(servers)} servers have it`;
 }
 
 function bar(hue, part) {
