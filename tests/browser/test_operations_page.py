@@ -62,6 +62,7 @@ class Office:
     proxy: Proxy
     role: str = "operator"
     change: Callable[[Frame], None] = nothing
+    bye: str = ""  # what a new stream ends with at once
     burst: int = 0  # frames of as many seconds, told at once by each new stream
     told: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))  # second → rates of the first backend
     number: int = 1000
@@ -85,6 +86,9 @@ class Office:
         response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/event-stream"})
         await response.prepare(request)
         await response.write(b"retry: 500\n\n")
+        if self.bye:
+            await response.write(b"event: bye\ndata: %b\n\n" % json.dumps({"word": self.bye}).encode())
+            return response
         with contextlib.suppress(ConnectionError):  # nobody reads it any more
             now = datetime.now(UTC).timestamp()
             for second in range(self.burst, 0, -1):
@@ -141,7 +145,7 @@ async def started() -> AsyncIterator[Office]:
 @pytest.fixture
 def office(started: Office) -> Office:
     """As it was at the start."""
-    started.role, started.change, started.burst = "operator", nothing, 0
+    started.role, started.change, started.bye, started.burst = "operator", nothing, "", 0
     return started
 
 
@@ -221,6 +225,17 @@ async def test_figures_that_do_not_come_are_not_called_live(office: Office) -> N
             await expect(badge(page)).to_have_attribute("data-kind", "live")
             await expect(page.locator("#main")).to_have_attribute("data-trusted", "true")
             await has_moved(answers(page))
+
+
+async def test_a_farewell_is_told_and_the_page_comes_back(office: Office) -> None:
+    async with office.page() as page:
+        for word, words in (("full", "Full: as many look as may"), ("stopping", "The admin's process was stopped")):
+            office.bye = word
+            await office.proxy.refuse()
+            await office.proxy.open()
+            await expect(badge(page)).to_contain_text(words)
+        office.bye = ""
+        await expect(badge(page)).to_have_text("Live")
 
 
 async def test_the_page_is_paused_and_goes_on_by_keyboard(office: Office) -> None:
@@ -412,9 +427,18 @@ async def test_both_pages_lead_to_each_other_and_who_signs_out_sees_nothing_any_
         await expect(page.get_by_role("heading", name="Purchases")).to_be_visible()
         await page.get_by_role("link", name="Operations").click()
         await expect(badge(page)).to_have_attribute("data-kind", "live")
+        main, row = page.locator("#main"), page.locator("#servers-table tbody tr").first
+        await expect(row.get_by_role("button", name="Drain asyncio_redis-0")).to_be_visible()
         await page.get_by_role("button", name="Sign out").click()
         await expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
-        await expect(page.locator("#main")).to_be_hidden()
+        await expect(main).to_be_hidden()
+        # nothing of it is left for whoever comes next: not hidden, gone
+        figures = "tbody tr:not(#backends-body tr), #backends-body td, #events li, #sales li, .keys li, canvas"
+        await expect(main.locator(figures)).to_have_count(0)
+        await expect(page.locator("#tiles dd").nth(1)).to_contain_text("\N{EN DASH}")
         await sign_in(page, "vera")
+        await expect(main).to_be_visible()
+        await expect(page.locator("#me")).to_contain_text("vera")
         await expect(badge(page)).to_have_attribute("data-kind", "live")
-        await expect(page.locator("[data-deed]:visible")).to_have_count(0)
+        await expect(row).to_contain_text("asyncio_redis-0")
+        await expect(page.locator("#main [data-deed]:visible")).to_have_count(0)

@@ -94,6 +94,13 @@ export class Board {
     paintEvents(list(frame.events));
   }
 
+  // Of what was shown nothing is left in the page: whoever comes next may be another.
+  clear() {
+    this.#history.clear();
+    this.paint({});
+    this.draw({});
+  }
+
   // The lines, once a second.
   draw(frame) {
     const times = this.#history.times();
@@ -268,13 +275,13 @@ function canvasOf(cell) {
 }
 
 function paintBench(bench) {
-  hide(by("bench"), !bench || Boolean(bench.away));
-  if (!bench || bench.away) return;
-  text(by("bench-title"), `Benchmark: ${bench.name}`);
-  const part = isKnown(bench.of) && bench.of > 0 ? bench.done / bench.of : null;
+  hide(by("bench"), !bench);
+  const { name, phase, done, of, eta_s, ratios: told } = bench ?? {};
+  text(by("bench-title"), name ? `Benchmark: ${name}` : "");
+  const part = isKnown(of) && of > 0 ? done / of : null;
   attribute(by("bench-progress"), "value", part);
-  text(by("bench-word"), [bench.phase, part === null ? null : `${count(bench.done)} of ${count(bench.of)}`, isKnown(bench.eta_s) ? `about ${span(bench.eta_s)} left` : null].filter(Boolean).join(" · "));
-  const ratios = list(bench.ratios);
+  text(by("bench-word"), [phase, part === null ? null : `${count(done)} of ${count(of)}`, isKnown(eta_s) ? `about ${span(eta_s)} left` : null].filter(Boolean).join(" · "));
+  const ratios = list(told);
   hide(by("bench-ratios"), !ratios.length);
   morph(by("bench-body"), ratios.map(({ metric, ratio: value, low, high }) => {
     const differs = isKnown(low) && isKnown(high) && (low > 1 || high < 1);

@@ -46,8 +46,9 @@ export class Chart {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#plot?.redraw(false));
   }
 
-  // `series`: {name, hue, isDashed, values} each; `values` beside `times`. `events`: {at (seconds), label} each.
-  paint(times, series, events) {
+  // `all`: {name, hue, isDashed, values} each; `values` beside `times`. `events`: {at (seconds), label} each.
+  paint(times, all, events) {
+    const series = times.length ? all : [];
     [this.#times, this.#series, this.#events] = [times, series, events];
     const data = [times, ...series.map(({ values }) => values)];
     const names = series.map(({ name, hue, isDashed }) => `${name} ${hue} ${isDashed}`).join();
@@ -137,8 +138,13 @@ export class Chart {
   }
 
   #paintTwin() {
-    if (!this.#twin.open) return;
-    this.#grid ??= new Grid(this.#twin.querySelector("table"), this.#figure.querySelector("h3").textContent, [
+    const table = this.#twin.querySelector("table");
+    if (!this.#twin.open) {
+      this.#grid = null;
+      table.replaceChildren();
+      return;
+    }
+    this.#grid ??= new Grid(table, this.#figure.querySelector("h3").textContent, [
       { title: "Time", paint: (cell, { at }) => text(cell, clockTime(at * 1000)) },
       ...this.#series.map(({ name }, number) => ({ title: name, kind: "number", paint: (cell, { values }) => text(cell, this.#form(values[number])) })),
     ]);

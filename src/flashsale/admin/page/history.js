@@ -12,7 +12,7 @@ export class History {
   // The last word of a slot stands. `values`: name → number, or null.
   add(atMs, values) {
     const slot = Math.floor(atMs / SLOT_MS);
-    if (this.#last !== null && Math.abs(slot - this.#last) >= SLOTS) this.#clear(); // a clock was set, or a long sleep
+    if (this.#last !== null && Math.abs(slot - this.#last) >= SLOTS) this.clear(); // a clock was set, or a long sleep
     const isLate = slot - this.#last <= HELD;
     for (let next = (this.#last ?? slot) + 1; next <= slot; next++) {
       for (const ring of this.#series.values()) ring[next % SLOTS] = isLate && next < slot ? ring[(next - 1) % SLOTS] : NaN;
@@ -39,6 +39,11 @@ export class History {
     });
   }
 
+  clear() {
+    this.#series.clear();
+    this.#last = null;
+  }
+
   #ring(name) {
     if (!this.#series.has(name)) {
       if (this.#series.size >= SERIES_MAX) for (const [old, ring] of this.#series) if (ring.every(Number.isNaN)) this.#series.delete(old);
@@ -48,8 +53,4 @@ export class History {
     return this.#series.get(name);
   }
 
-  #clear() {
-    this.#series.clear();
-    this.#last = null;
-  }
 }

@@ -15,10 +15,11 @@ import { deed as words } from "./words.js";
 
 const PAINT_MS = 250; // four times a second is enough for eyes
 const SAID_MS = 6000;
+const BYES = { full: "Full: as many look as may; trying again", stopping: "The admin's process was stopped; trying again" };
 
 // A wall clock is set now and then, and what was heard before would seem to be of another time.
 const localNow = () => performance.timeOrigin + performance.now();
-const pulse = new Pulse();
+let pulse = new Pulse();
 const history = new History();
 const announcer = new Announcer();
 const board = new Board(history);
@@ -37,6 +38,7 @@ const stream = new Stream("/api/operations/stream", {
     pulse.heard(Date.parse(latest.at), localNow());
     history.add(Date.parse(latest.at), kept(latest));
   },
+  bye: (word) => pulse.bye(word),
   broke: () => pulse.broke(),
   async refused() {
     const who = await whoAmI().catch(() => "unknown");
@@ -58,6 +60,12 @@ const door = new SignIn({
   leave() {
     stream.close();
     by("main").hidden = true;
+    frame = painted = null;
+    [drawnS, told, isPaused, pulse] = [0, {}, false, new Pulse()];
+    attribute(by("pause"), "aria-pressed", false);
+    board.clear();
+    text(by("said"), "");
+    by("reason").value = "";
   },
   say,
 });
@@ -96,11 +104,11 @@ function paintPulse() {
   attribute(by("main"), "data-trusted", freshness.kind === "live" && !isPaused);
 }
 
-function badge({ kind, ageMs, tries }) {
+function badge({ kind, ageMs, tries, bye }) {
   const age = ageMs === null ? "" : span(ageMs / 1000);
   if (kind === "live") return "Live";
   if (kind === "stale") return `Stale: nothing new for ${age}`;
-  if (kind === "reconnecting") return `Reconnecting, try ${tries}${age && `: shown as of ${age} ago`}`;
+  if (kind === "reconnecting") return `${BYES[bye] ?? `Reconnecting, try ${tries}`}${age && `: shown as of ${age} ago`}`;
   return "Connecting…";
 }
 

@@ -1,6 +1,7 @@
 // The stream of figures: one EventSource, made anew when it was closed for good or is silent.
 
 const SILENCE_MS = 10_000; // a connection this silent is dead, whatever the browser thinks of it
+const TOLD_MS = 45_000; // after a farewell: it says when to come back, at most half a minute later
 const CHECK_MS = 1000;
 const REOPEN_MS = 1000; // doubled each time
 const REOPEN_MAX_MS = 15_000;
@@ -10,10 +11,11 @@ export class Stream {
   #told;
   #source = null;
   #since = 0; // performance.now() of the last frame, or of the last opening
+  #silenceMs = SILENCE_MS;
   #tries = 0;
   #timers = [];
 
-  // `heard(frame)` for each, `broke()` each time that it could not be reached, `refused()` when it was answered with a no: says
+  // `heard(frame)` for each, `bye(word)` when the process ends it, `broke()` each time that it could not be reached, `refused()` when it was answered with a no: says
   // whether to go on.
   constructor(path, told) {
     this.#path = path;
@@ -36,10 +38,16 @@ export class Stream {
   #connect() {
     const source = (this.#source = new EventSource(this.#path));
     this.#since = performance.now();
+    this.#silenceMs = SILENCE_MS;
     source.addEventListener("figures", (event) => {
       this.#since = performance.now();
+      this.#silenceMs = SILENCE_MS;
       this.#tries = 0;
       this.#told.heard(JSON.parse(event.data));
+    });
+    source.addEventListener("bye", (event) => {
+      this.#silenceMs = TOLD_MS;
+      this.#told.bye(JSON.parse(event.data).word);
     });
     source.addEventListener("error", async () => {
       if (source !== this.#source) return;
@@ -52,7 +60,7 @@ export class Stream {
   }
 
   #check() {
-    if (!this.#source || performance.now() - this.#since < SILENCE_MS) return;
+    if (!this.#source || performance.now() - this.#since < this.#silenceMs) return;
     this.#source.close();
     this.#source = null;
     this.#reconnect();
