@@ -11,6 +11,7 @@ from flashsale.operate.context import Context
 
 CALL_SECONDS = 5.0
 SALES_MAX, DEEDS_MAX = 20, 50
+NEWS_MINUTES = 10
 
 # As `flash sale list` has them, without what is held, which costs what is open.
 _SALES = """
@@ -21,9 +22,11 @@ _SALES = """
            coalesce(sum(k.total), 0)::bigint AS units, coalesce(sum(k.available), 0)::bigint AS available
     FROM latest s LEFT JOIN stock k ON k.sale_id = s.id
     GROUP BY s.id, s.name, s.state, s.opens, s.closes ORDER BY s.opens, s.id"""
-_DEEDS = """
-    SELECT id, extract(epoch FROM at)::float8 AS at, operator, action, subject, reason FROM operation
-    WHERE id > $1 ORDER BY id DESC LIMIT $2"""
+# Whoever knows of none yet is told of the last minutes: what was done last month is no news.
+_DEEDS = f"""
+    SELECT id, extract(epoch FROM at)::float8 AS at, operator, action, subject, reason
+    FROM (SELECT * FROM operation WHERE id > $1 ORDER BY id DESC LIMIT $2) latest
+    WHERE $1 > 0 OR at > clock_timestamp() - interval '{NEWS_MINUTES} minutes' ORDER BY id DESC"""  # noqa: S608 - a number of ours
 
 
 class Books(NamedTuple):

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from flashsale.admin.operations.happenings import between
+from flashsale.admin.operations.happenings import DEEDS_KEPT, KEPT, REPEAT_SECONDS, Event, Timeline, between, known
+from flashsale.operate.watching import SALES_MAX
 from tests.unit.admin import operations_inputs as inputs
 
 AWAY = {"away": "it does not answer"}
@@ -60,7 +61,8 @@ GONE = {"pid": None, "up_s": None, "cpu_cores": None, "rss_mib": None, "away": "
         (None, sale(state="ENDED", available=0), ["sale.ended sale-1", "sale.sold_out sale-1"]),
         (None, sale(available=213), []),
         (None, sale(available=0), ["sale.sold_out sale-1"]),
-        (sale(available=0), sale(available=2), ["sale.restocked sale-1"]),
+        (sale(available=0), sale(available=2), []),
+        (sale(available=0), sale(available=2, units=1002), ["sale.restocked sale-1"]),
         (sale(available=0, units=0), sale(available=9, units=9), []),
         (None, lambda made: made["sales"].pop(0), []),
         (lambda made: made["sales"].pop(0), lambda made: made["sales"].insert(0, inputs.SALES[0]), ["sale.opened sale-1"]),
@@ -100,3 +102,63 @@ def test_a_part_that_was_away_makes_no_news(part: str) -> None:
     assert any(event.kind.startswith(prefix) for event in between(state(), changed))
     for before, after in ((state() | {part: AWAY}, changed), (state(), changed | {part: AWAY})):
         assert not [event for event in between(before, after) if event.kind.startswith(prefix)]
+
+
+@pytest.mark.parametrize(
+    ("change", "event"),
+    [
+        (lambda made: made["balancer"].update(uptime_s=1.0), "balancer.restarted"),
+        (lambda made: made["balancer"].update(algorithm="round_robin"), "balancer.algorithm"),
+        (server(state="down"), "server.down"),
+    ],
+)
+def test_a_balancer_that_was_killed_is_compared_with_what_it_said_last(change: Any, event: str) -> None:
+    last = known(None, state())
+    for _ in range(2):
+        last = known(last, state() | {"balancer": AWAY})
+    back = state()
+    change(back)
+    assert [each.kind for each in between(last, back)] == [event]
+    assert not between(known(last, back), back)
+
+
+def numbered(first: int) -> dict[str, Any]:
+    """As many sales as are shown, from this one on."""
+    return state() | {"sales": [inputs.SALES[0] | {"sale": f"sale-{n}"} for n in range(first, first + SALES_MAX)]}
+
+
+def test_a_sale_that_was_only_not_shown_is_not_opened_now() -> None:
+    assert not between(numbered(1), numbered(0))
+    assert [each.kind for each in between(numbered(0), numbered(1))] == ["sale.opened"]
+    ended = state()
+    sale(state="ENDED")(ended)
+    assert not between(state() | {"sales": []}, ended)
+
+
+def test_what_was_said_a_moment_ago_is_not_said_again() -> None:
+    timeline = Timeline()
+    out, open_ = Event("sale.sold_out", "s", "s: nothing is left"), Event("sale.restocked", "s", "s: 2 more units")
+    for at, event in (
+        (0, out),
+        (1, out),
+        (2, open_),
+        (3, out),
+        (3 + REPEAT_SECONDS, out),
+        (3 + REPEAT_SECONDS, out._replace(subject="t")),
+    ):
+        timeline.add(at, event)
+    assert [part["kind"] for part in timeline.parts()] == [out.kind, open_.kind, out.kind, out.kind, out.kind]
+
+
+def test_deeds_push_out_deeds_alone_and_stand_where_they_happened() -> None:
+    timeline = Timeline()
+    for number in range(200):
+        timeline.add(number, Event("server.down", f"server-{number}", ""))
+    for number in range(200):
+        timeline.add(number + 0.5, Event("deed", "server", f"{number}"))
+    told = timeline.parts()
+    assert [part["at"] for part in told] == sorted(part["at"] for part in told)
+    assert [sum((part["kind"] == "deed") is is_deed for part in told) for is_deed in (True, False)] == [
+        DEEDS_KEPT,
+        KEPT,
+    ]

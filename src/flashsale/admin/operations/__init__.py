@@ -31,7 +31,7 @@ but ``at``, ``window_s``, ``events`` and ``bench`` may be ``{"away": "why"}`` in
     commit_lag      {p50_ms, p99_ms, n, oldest_ms}: a batch from its start to its commit, both backends; oldest: since the oldest
                     attempt that a worker has in hand was queued
     processes       [{role, index, pid, cpu_cores, rss_mib, up_s, away}]: away is null, or why it does not answer
-    events          [{id, at, kind, subject, text}], the last 50, the oldest first. kind: sale.opened, .paused, .sold_out, .restocked,
+    events          [{id, at, kind, subject, text}], the last 30 and the last 20 deeds, the oldest first. kind: sale.opened, .paused, .sold_out, .restocked,
                     .ended · server.up, .down, .drained, .undrained, .ejected, .added, .removed · balancer.algorithm, .restarted ·
                     process.restarted, .away, .back · deed · audit.found
     bench           null, or {name, phase, done, of, eta_s, ratios: [{metric, ratio, low, high}]} of the comparison that runs

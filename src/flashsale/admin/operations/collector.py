@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,8 +47,7 @@ class Collector:
         self._runs: set[asyncio.Task[None]] = set()  # also those that end
         self._frame: Frame | None = None
         self._news = asyncio.Event()  # another one after each frame
-        self._events: deque[frame.Part] = deque(maxlen=happenings.KEPT)
-        self._numbered = 0  # events
+        self._timeline = happenings.Timeline()
         self._deed = 0  # the id of the last that was told
         self.is_closed = False
 
@@ -114,20 +112,16 @@ class Collector:
                 parts = sources.parts(at)
                 if before is not None:
                     for event in happenings.between(before, parts):
-                        self._happened(at, event)
+                        self._timeline.add(at, event)
                 for deed in sources.books.deeds():
                     self._deed = deed["id"]
-                    self._happened(deed["at"], happenings.deed(deed))
-                before = parts
-                whole = frame.whole(at, parts, list(self._events), progress(where.progress, at))
+                    self._timeline.add(deed["at"], happenings.deed(deed))
+                before = happenings.known(before, parts)
+                whole = frame.whole(at, parts, self._timeline.parts(), progress(where.progress, at))
                 number = max(int(at * 1000), self._frame.number + 1 if self._frame else 0)
                 self._frame = Frame(number, json.dumps(whole, separators=(",", ":"), allow_nan=False).encode())
                 self._tell()
                 await asyncio.sleep(EVERY_SECONDS)
-
-    def _happened(self, at: float, event: happenings.Event) -> None:
-        self._numbered += 1
-        self._events.append(happenings.marker(self._numbered, at, event))
 
 
 class _Sources(NamedTuple):

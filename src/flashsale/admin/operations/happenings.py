@@ -1,14 +1,19 @@
 """What has happened, told from two states that follow each other. Pure: a state is what one frame is made of.
 
 A thing that nobody could see in one of the two has not happened: a source that was away makes no news of what it says when it is back.
+The balancer alone is compared with what it said last: one that is killed is away before it is back.
 """
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from flashsale.admin.operations.frame import FINDINGS, Part, iso
 
-KEPT = 50
+KEPT, DEEDS_KEPT = 30, 20  # apart, or a busy hour at the keyboard would push out what it was about
+REPEAT_SECONDS = 60.0
+SALES_MAX = 20  # that are shown, as flashsale.operate.watching has it
+DEED = "deed"
 OUT = ("down", "ejected")
 SALE_STATES = {
     "OPEN": ("sale.opened", "is open"),
@@ -35,26 +40,64 @@ def between(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Event]:
     ]
 
 
+def known(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The state that the next is compared with."""
+    if before is not None and "away" in now["balancer"]:
+        return {**now, "balancer": before["balancer"]}
+    return now
+
+
+class Timeline:
+    """The last events, and the last deeds. The caller brings the time."""
+
+    def __init__(self) -> None:
+        self._events: deque[tuple[float, Part]] = deque(maxlen=KEPT)
+        self._deeds: deque[tuple[float, Part]] = deque(maxlen=DEEDS_KEPT)
+        self._numbered = 0
+
+    def add(self, at: float, event: Event) -> None:
+        """It happened. What was said a moment ago, and nothing else of its subject since, is not said again."""
+        if event.kind != DEED:
+            said = next(
+                ((then, each) for then, each in reversed(self._events) if each["subject"] == event.subject), None
+            )
+            if said is not None and said[1]["kind"] == event.kind and at - said[0] < REPEAT_SECONDS:
+                return
+        self._numbered += 1
+        kept = self._deeds if event.kind == DEED else self._events
+        kept.append((at, marker(self._numbered, at, event)))
+
+    def parts(self) -> list[Part]:
+        """The oldest first."""
+        return [part for _, part in sorted([*self._events, *self._deeds], key=lambda each: each[0])]
+
+
 def deed(row: Mapping[str, Any]) -> Event:
     """Somebody did something by hand, as it is on record."""
-    return Event("deed", row["subject"], f"{row['operator']}: {row['action']} {row['subject']} ({row['reason']})")
+    return Event(DEED, row["subject"], f"{row['operator']}: {row['action']} {row['subject']} ({row['reason']})")
 
 
 def _sales(before: Any, after: Any) -> Iterator[Event]:
     if isinstance(before, dict) or isinstance(after, dict):
         return
     old = {row["sale"]: row for row in before}
+    is_known = not old
     for now in after:
-        sale, name = now["sale"], now["name"]
-        # one that nobody has seen before was not open, and had nothing that could be sold out
-        was = old.get(sale, {"state": "", "available": 0, "units": 0})
+        sale, name, was = now["sale"], now["name"], old.get(now["sale"])
+        is_known = is_known or was is not None
+        if was is None:
+            # New; unless more than are shown were there before, and it is older than those: then it was only not shown.
+            if now["state"] == "OPEN" and (is_known or len(before) < SALES_MAX):
+                yield Event("sale.opened", sale, f"{name} is open")
+            continue
         if now["state"] != was["state"] and now["state"] in SALE_STATES:
             kind, text = SALE_STATES[now["state"]]
             yield Event(kind, sale, f"{name} {text}")
         if was["available"] and not now["available"]:
             yield Event("sale.sold_out", sale, f"{name}: nothing is left")
-        elif was["units"] and now["available"] and not was["available"]:
-            yield Event("sale.restocked", sale, f"{name}: units to be had again, {now['available']}")
+        # Not of units that come back: near a sale's end each hold that lapses is some.
+        if was["units"] and now["units"] > was["units"]:
+            yield Event("sale.restocked", sale, f"{name}: {now['units'] - was['units']} more units")
 
 
 def _servers(before: Part, after: Part) -> Iterator[Event]:

@@ -4,7 +4,7 @@ import { Chart, sample, sparks } from "./charts.js";
 import { by, h, morph } from "./dom.js";
 import { Grid, attribute, hide, text } from "./grid.js";
 import { NONE, clockTime, cores, count, mib, ms, rate, ratio, span } from "./measures.js";
-import { sentence, state } from "./words.js";
+import { briefly, sentence, state } from "./words.js";
 
 const HUES = 6;
 const SALES_MAX = 4; // shown, the latest
@@ -298,9 +298,15 @@ function interval(value, low, high) {
     h("path", { class: "even", d: "M50 0v10" }), h("path", { class: "reach", d: `M${at(low).toFixed(1)} 5H${at(high).toFixed(1)}` }), h("rect", { x: (at(value) - 1).toFixed(1), y: 1, width: 2, height: 8 }));
 }
 
+// With its date, unless it was today.
+function when(at) {
+  const moment = new Date(at);
+  return moment.toDateString() === new Date().toDateString() ? h("time", { datetime: at }, clockTime(moment.getTime())) : briefly(at);
+}
+
 function paintEvents(events) {
   hide(by("events-none"), events.length > 0);
   const newest = [...events].reverse();
   morph(by("events"), newest.map(({ id, at, kind, text: words }) =>
-    h("li", { "data-key": id }, h("time", { datetime: at }, clockTime(Date.parse(at))), h("span", { class: "pill", "data-tone": KINDS[kind] ?? "none" }, sentence(kind.replace(".", " "))), h("span", {}, words))));
+    h("li", { "data-key": id }, when(at), h("span", { class: "pill", "data-tone": KINDS[kind] ?? "none" }, sentence(kind.replace(".", " "))), h("span", {}, words))));
 }
