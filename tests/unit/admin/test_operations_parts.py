@@ -69,6 +69,7 @@ def test_a_comparison_that_runs_is_told() -> None:
         written(at="now"),
         written(at=inputs.AT),
         written(done=True),
+        written(done=10**400),
         written(name=None),
         written(ratios=[{"metric": "x", "ratio": 1}]),
         written(ratios={}),

@@ -30,7 +30,7 @@ def progress(text: bytes, at: float) -> Part | None:
                 for row in told["ratios"][:RATIOS_MAX]
             ],
         }
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None  # another program's file, or half of one
 
 

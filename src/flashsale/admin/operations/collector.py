@@ -12,10 +12,11 @@ import aiohttp
 import structlog
 
 from flashsale.admin.operations import frame, happenings
-from flashsale.admin.operations.sources import Audit, Balancer, Books, Queues, Source, Target, progress
+from flashsale.admin.operations.sources import ANSWER_SECONDS, Audit, Balancer, Books, Queues, Source, Target, progress
 from flashsale.operate.context import Context
 
 EVERY_SECONDS = 1.0
+CLOSE_SECONDS = 3.0  # a stop waits for the viewers' last words after it
 
 log = structlog.get_logger()
 
@@ -82,7 +83,9 @@ class Collector:
         self._tell()
         for run in self._runs:
             run.cancel()
-        await asyncio.gather(*self._runs, return_exceptions=True)
+        if self._runs:
+            # They close connections to stores, which may hang. What is left ends with the process.
+            await asyncio.wait(self._runs, timeout=CLOSE_SECONDS)
 
     def _tell(self) -> None:
         self._news.set()
@@ -104,8 +107,11 @@ class Collector:
         async with asyncio.TaskGroup() as group:
             for source in sources.all:
                 group.create_task(source.keep())
-            # Each has its bound. A frame before would say of everything that it is away, and the next that it is back.
-            await asyncio.gather(*(source.looked.wait() for source in sources.all))
+            # A frame before would say of everything that it is away, and the next that it is back. Who takes longer than any
+            # look may is away.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    await asyncio.gather(*(source.looked.wait() for source in sources.all))
             before: Mapping[str, Any] | None = None
             while True:
                 at = time.time()
@@ -139,13 +145,13 @@ class _Sources(NamedTuple):
     def parts(self, at: float) -> Mapping[str, Any]:
         """What the frame is made of."""
         seen = [target.process for target in self.targets]
-        own = [] if self.balancer.away else self.balancer.processes(at)
+        own = [] if self.balancer.away else self.balancer.processes
         nobody = {} if seen else {"away": "no process is known here"}
         return {
             "audit": _away(self.audit) or self.audit.part,
             "sales": _away(self.books) or self.books.sales,
             "backends": nobody or frame.backends(seen),
-            "balancer": _away(self.balancer) or self.balancer.part(),
+            "balancer": _away(self.balancer) or self.balancer.part,
             "queues": _away(self.queues) or frame.queues(self.queues.worked),
             "dead_letters": _away(self.queues) or frame.dead_letters(self.queues.aside),
             "gate": nobody or frame.gate(seen, at),

@@ -181,6 +181,13 @@ def commit_lag(processes: Sequence[Process]) -> Part:
     }
 
 
+def check(one: Process) -> None:
+    """Raises ``ValueError`` or ``IndexError`` if a frame cannot be made of what it says: it alone is away then."""
+    process(one, 0.0)
+    for name in (SECONDS, DECIDED_SECONDS, COMMITS, BATCHES):
+        _cumulative(_changes([one]), name)
+
+
 def process(one: Process, at: float) -> Part:
     """One row of the table of processes."""
     rss, started = one.value(RSS), one.value(STARTED)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import structlog
 
 from flashsale.admin.figures import whole_body
 from flashsale.admin.operations import bench, exposition, frame, servers
@@ -19,7 +20,11 @@ from flashsale.operate.context import AwayError, Context, OperationError
 EVERY_SECONDS = 1.0
 QUEUES_EVERY_SECONDS = 2.0  # what a broker says of its depths is older than that under load
 ANSWER_SECONDS = 5.0  # a process that is busy answers late; it is shown as it was for so long, and no longer
+LATE = f"it takes longer than {ANSWER_SECONDS:g} seconds"
 BODY_BYTES_MAX = 4 * 1024 * 1024
+
+
+log = structlog.get_logger()
 
 
 class Source:
@@ -28,8 +33,16 @@ class Source:
     every_s = EVERY_SECONDS
 
     def __init__(self) -> None:
-        self.away = "not looked at yet"
+        self._why = "not looked at yet"
+        self._seen_at = 0.0
         self.looked = asyncio.Event()  # once, whatever came of it
+
+    @property
+    def away(self) -> str:
+        """Why nothing is known; empty while something is."""
+        # By its age: a connection that hangs is waited for once more, when it is closed.
+        is_old = time.monotonic() - self._seen_at > self.every_s + ANSWER_SECONDS
+        return self._why or (LATE if is_old else "")
 
     async def keep(self) -> None:
         """Look for ever."""
@@ -39,13 +52,16 @@ class Source:
                     while True:
                         async with asyncio.timeout(ANSWER_SECONDS):
                             await anext(looks)
-                        self.away = ""
+                        self._why, self._seen_at = "", time.monotonic()
                         self.looked.set()
                         await asyncio.sleep(self.every_s)
             except OperationError as error:
-                self.away = str(error)
+                self._why = str(error)
             except TimeoutError:
-                self.away = f"it takes longer than {ANSWER_SECONDS:g} seconds"
+                self._why = LATE
+            except Exception as error:  # whatever it is, the other sources are none the worse for it
+                self._why = f"it cannot be looked at: {error!r}"
+                log.exception("operations.source_failed", source=type(self).__name__)
             self.looked.set()
             await asyncio.sleep(self.every_s)
 
@@ -75,11 +91,13 @@ class Target(Source):
             text = await _get(self._session, self._url)
             try:
                 says = exposition.read(text.decode(), frame.NAMES)
-            except ValueError as error:
+                counters = {key: value for key, value in says.items() if key[0] in frame.COUNTERS}
+                self._window.hear(time.monotonic(), counters, says.get((frame.STARTED, "")))
+                process = self._process._replace(says=says, change=self._window.change)
+                frame.check(process)
+            except (ValueError, IndexError) as error:
                 raise AwayError(f"its metrics cannot be read: {error}") from error
-            counters = {key: value for key, value in says.items() if key[0] in frame.COUNTERS}
-            self._window.hear(time.monotonic(), counters, says.get((frame.STARTED, "")))
-            self._process = self._process._replace(says=says, change=self._window.change)
+            self._process = process
             yield
 
 
@@ -91,16 +109,8 @@ class Balancer(Source):
         self._context = context
         self._window: Window[servers.Counter] = Window()
         self._lives: dict[int, Window[str]] = {}
-        self._stats: dict[str, Any] = {}
-
-    def part(self) -> frame.Part:
-        """See ``servers``."""
-        return servers.balancer(self._stats, self._window.change)
-
-    def processes(self, at: float) -> list[frame.Part]:
-        """The balancer's own."""
-        changes = {pid: change for pid, life in self._lives.items() if (change := life.change) is not None}
-        return servers.processes(self._stats, changes, at)
+        self.part: frame.Part = {}
+        self.processes: list[frame.Part] = []  # its own
 
     async def looks(self) -> AsyncGenerator[None, None]:
         """See ``Source``."""
@@ -109,12 +119,14 @@ class Balancer(Source):
             try:
                 self._window.hear(now, servers.counters(stats), stats["pid"])
                 lives = dict(servers.lives(stats))
+                self._lives = {pid: self._lives.get(pid) or Window() for pid in lives}
+                for pid, life in lives.items():
+                    self._lives[pid].hear(now, {servers.CPU: life["cpu_seconds"]}, pid)
+                changes = {pid: change for pid, life in self._lives.items() if (change := life.change) is not None}
+                self.part = servers.balancer(stats, self._window.change)
+                self.processes = servers.processes(stats, changes, time.time())
             except (KeyError, TypeError) as error:
                 raise AwayError(f"the balancer answers as another version does: {error!r}") from error
-            self._lives = {pid: self._lives.get(pid) or Window() for pid in lives}
-            for pid, life in lives.items():
-                self._lives[pid].hear(now, {servers.CPU: life["cpu_seconds"]}, pid)
-            self._stats = stats
             yield
 
 
