@@ -290,6 +290,9 @@ async def test_a_stranger_sees_no_figures_and_a_page_of_anothers_none(room: Room
     async with room.admin.client() as stranger:
         assert (await stranger.get("/api/operations/stream")).status == 401
     assert (await room.vera.get("/api/operations/stream", Host="rebound.example")).status == 421
+    assert (await room.vera.get("/api/operations/stream", Origin="http://127.0.0.1:1")).status == 403
+    async with room.vera.session.head(f"{room.vera.url}/api/operations/stream") as answer:
+        assert answer.status == 405
 
 
 # --- controls

@@ -42,6 +42,7 @@ MESSAGES_MAX = 200  # of a dead-letter queue, the latest
 OF_A_SUBJECT = 20  # operations shown beside what they were done to
 PROBLEM = "application/problem+json"
 FIGURES_PAGE = "operations.html"
+USER = web.RequestKey("user", User)
 
 # What a refusal of those who do the work is called here; the first that fits.
 _STATUSES: Mapping[type[Exception], int] = {
@@ -129,9 +130,11 @@ class Routes:
             ("/api/dlq/{queue}", self.get_messages),
             ("/api/dlq/{queue}/message", self.get_message),
             ("/api/operations", self.get_operations),
-            ("/api/operations/stream", self.get_stream),
         ):
             app.router.add_get(path, handler)
+        app.router.add_get(
+            "/api/operations/stream", self.get_stream, allow_head=False
+        )  # its head alone would take a place
         app.router.add_post("/api/session", self.sign_in)
         app.router.add_post("/api/session/end", self.sign_out)
         app.router.add_post("/api/plans/{action}", self.plan)
@@ -173,21 +176,23 @@ class Routes:
             raise ProblemError(421, "this page is reached by another name")
         if len(request.raw_path) > QUERY_CHARS_MAX:
             raise ProblemError(414, f"an address is at most {QUERY_CHARS_MAX} characters")
-        is_read = request.method in READS
-        if not is_read and not self._door.is_from_us(request.headers.get("Origin")):
+        is_read, origin = request.method in READS, request.headers.get("Origin")
+        # A browser says where a read comes from if it comes from another page.
+        if not (is_read and origin is None) and not self._door.is_from_us(origin):
             raise ProblemError(403, "this did not come from the admin page")
-        route = request.match_info.handler
-        if getattr(route, "__func__", route) in _PUBLIC:
+        route = getattr(request.match_info.handler, "__func__", request.match_info.handler)
+        if route in _PUBLIC:
             return await handler(request)
-        user, session = self._signed_in(request)
+        user, session = self._signed_in(request, is_there=route is not Routes.get_stream)
         if not is_read and not is_token(request.headers.get(CSRF_HEADER), session.csrf):
             raise ProblemError(403, f"the {CSRF_HEADER} is not this session's; reload the page")
-        request["user"], request["session"] = user, session
+        request[USER] = user
         return await handler(request)
 
-    def _signed_in(self, request: web.Request) -> tuple[User, Session]:
-        token = request.cookies.get(self._door.cookie)
-        session = None if token is None else self._sessions.find(token, time.monotonic())
+    def _signed_in(self, request: web.Request, *, is_there: bool = True) -> tuple[User, Session]:
+        # A stream that broke is opened again by the page alone: nobody has to be there.
+        token, look = request.cookies.get(self._door.cookie), self._sessions.find if is_there else self._sessions.last
+        session = None if token is None else look(token, time.monotonic())
         if token is None or session is None:
             raise ProblemError(401, "sign in first")
         user = self._known(session)
@@ -339,7 +344,7 @@ class Routes:
         """``POST /api/plans/{action}``: what the deed would change. A POST, because it takes the deed's locks for a moment."""
         name, action, document = await self._asked(request)
         asked = fields.read(action.fields, document)
-        by = Deed(request["user"].name, "a rehearsal", secrets.token_hex(16))
+        by = Deed(request[USER].name, "a rehearsal", secrets.token_hex(16))
         async with self._at(name):
             changes = await action.plan(asked, by, self._context)
         return _json({"action": name, "means": action.means, "changes": [change._asdict() for change in changes]})
@@ -349,7 +354,7 @@ class Routes:
         name, action, document = await self._asked(request)
         key = _key(request)
         asked = fields.read((*action.fields, REASON), document)
-        by = Deed(request["user"].name, asked.pop("reason"), key)
+        by = Deed(request[USER].name, asked.pop("reason"), key)
         async with self._at(name):
             try:
                 await action.do(asked, by, self._context)
@@ -374,7 +379,7 @@ class Routes:
             yield
 
     async def _asked(self, request: web.Request) -> tuple[str, Action, dict[str, Any]]:
-        if request["user"].role is not Role.OPERATOR:
+        if request[USER].role is not Role.OPERATOR:
             raise ProblemError(403, "you may look, and change nothing")
         name = request.match_info["action"]
         if name not in ACTIONS:
