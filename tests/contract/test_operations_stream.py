@@ -329,6 +329,26 @@ async def test_a_server_is_drained_once_per_key_and_it_is_on_record_and_in_the_f
     assert (await room.balancer.states())["asyncio_redis-0"] == "up"
 
 
+async def test_of_two_deeds_on_one_server_the_second_waits_for_the_first(room: Room) -> None:
+    before, owner = await room.operations(), room.stage.owner
+    of_it = "hashtextextended('balancer asyncio_redis-0', 0)"
+    waiting = """SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+                 WHERE l.locktype = 'advisory' AND NOT l.granted AND d.datname = current_database()"""
+    await owner.execute(f"SELECT pg_advisory_lock({of_it})")
+    try:
+        second = asyncio.create_task(room.olga.do("balancer.weight", server="asyncio_redis-0", weight=2))
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not second.done() and not await owner.fetchval(waiting):
+                await asyncio.sleep(0.05)
+        assert not second.done()
+        assert await room.operations() == before
+    finally:
+        await owner.execute(f"SELECT pg_advisory_unlock({of_it})")
+    done(await second)
+    assert len(await room.operations()) == len(before) + 1
+    done(await room.olga.do("balancer.weight", server="asyncio_redis-0", weight=1))
+
+
 async def test_weight_and_algorithm_are_changed_and_planned(room: Room) -> None:
     plan = done(await room.olga.plan("balancer.weight", server="asyncio_redis-0", weight=3))
     assert plan["changes"] == [{"what": "asyncio_redis-0: weight", "before": 1, "after": 3}]

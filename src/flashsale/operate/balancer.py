@@ -40,6 +40,9 @@ VERBS: Mapping[str, Verb] = {
 # Told before it is done, as what is done to messages is. Who sends a key again is told nothing of what became of it and does it
 # once more, which changes nothing; unless somebody has wanted it otherwise since, whose word then stands.
 _RECORD = "SELECT record_elsewhere($1, $2, $3, $4, $5, $6)"
+# From the record to the balancer's answer a deed is alone with its subject: two at once could be told in one order and done in the other,
+# and what is so would not be what is written last. Ends with the connection; whoever waits gives up as for any lock.
+_ALONE = "SELECT pg_advisory_lock(hashtextextended('balancer ' || $1, 0))"
 _IS_OVERRULED = """
     SELECT EXISTS (SELECT FROM operation mine JOIN operation later ON later.subject = mine.subject AND later.id > mine.id
                    WHERE mine.key = $1 AND later.action = ANY($2))"""
@@ -80,10 +83,11 @@ async def do(verb: str, asked: Mapping[str, Any], by: Deed, context: Context) ->
     detail = json.dumps({name: value for name, value in asked.items() if name != "server"})
     rivals = [f"balancer.{rival}" for rival in VERBS[verb].rivals]
     async with connected(context.postgres) as connection:
+        await connection.execute(_ALONE, subject)
         await connection.execute(_RECORD, by.key, by.operator, f"balancer.{verb}", subject, by.reason, detail)
         if await connection.fetchval(_IS_OVERRULED, by.key, rivals):
             return
-    status, body = await ask(_socket(context), "POST", _path(verb, asked))
+        status, body = await ask(_socket(context), "POST", _path(verb, asked))
     if status != 200:
         kind = {404: NothingError, 422: OperationError}.get(status, AwayError)
         raise kind(f"the balancer: {body.decode(errors='replace').strip()}")
