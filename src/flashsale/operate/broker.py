@@ -145,7 +145,7 @@ async def looks(url: str) -> AsyncGenerator[Queues, None]:
             channel = None
             absent: dict[str, int] = {}  # for how many more looks a queue is taken not to be there
             while True:
-                found = dict.fromkeys((*WORKED, *DEAD_QUEUES), (0, 0))
+                found: dict[str, tuple[int, int] | None] = dict.fromkeys((*WORKED, *DEAD_QUEUES))
                 async with asyncio.timeout(CALL_SECONDS):
                     for name in found:
                         if absent.get(name):

@@ -37,10 +37,12 @@ class Books(NamedTuple):
 
 
 class Queues(NamedTuple):
-    """Messages in nobody's hand, and consumers, by queue: those that somebody works on, and what was set aside."""
+    """Messages in nobody's hand, and consumers, by queue: those that somebody works on, and what was set aside.
+    None of one that was not there when it was looked for last.
+    """
 
-    worked: Mapping[str, tuple[int, int]]
-    aside: Mapping[str, tuple[int, int]]
+    worked: Mapping[str, tuple[int, int] | None]
+    aside: Mapping[str, tuple[int, int] | None]
 
 
 async def books(context: Context, since: int) -> AsyncGenerator[Books, None]:
@@ -56,7 +58,7 @@ async def books(context: Context, since: int) -> AsyncGenerator[Books, None]:
 
 
 def queues(context: Context) -> AsyncGenerator[Queues, None]:
-    """What the broker says; nothing waits in a queue that nobody has declared."""
+    """What the broker says."""
     from flashsale.operate.broker import looks  # noqa: PLC0415 - needs third-party packages
 
     return looks(context.rabbitmq)

@@ -68,6 +68,15 @@ def test_while_the_workers_are_away_nobody_knows_what_they_decide() -> None:
     assert frame.commit_lag([front, gone])["oldest_ms"] is None
 
 
+def test_of_a_queue_that_is_not_there_nothing_is_known() -> None:
+    counts = {"here": (3, 1), "not": None}
+    assert frame.queues(counts) == [
+        {"name": "here", "depth": 3, "consumers": 1},
+        {"name": "not", "depth": None, "consumers": None},
+    ]
+    assert (frame.dead_letters(counts)["n"], frame.dead_letters({"not": None})["n"]) == (3, None)
+
+
 def report(**more: Any) -> dict[str, Any]:
     return {**inputs.REPORT, **more}
 

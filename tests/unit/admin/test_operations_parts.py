@@ -40,9 +40,8 @@ def test_who_was_drained_by_hand_is_said_to_be(views: str, reason: str, is_said:
 
 def test_a_balancer_that_was_seen_once_has_no_rates() -> None:
     part = balancer(inputs.stats(1), None)
-    assert part["requests_per_s"] is None
-    assert part["latency"] == {"p50_ms": None, "p95_ms": None, "p99_ms": None, "n": 0}
-    assert {server["requests_per_s"] for server in part["servers"]} == {None}
+    assert part["queue_refused_per_s"] is None
+    assert {(server["requests_per_s"], server["p99_ms"]) for server in part["servers"]} == {(None, None)}
 
 
 def at(seconds: float) -> str:

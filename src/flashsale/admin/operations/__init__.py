@@ -18,17 +18,15 @@ but ``at``, ``window_s``, ``events`` and ``bench`` may be ``{"away": "why"}`` in
                     that it answered; errors are ``try_later``. accepted: until the shopper had an answer; decided: until there was
                     a verdict (for a queued attempt, by its worker). Both {p50_ms, p95_ms, p99_ms, n}, without what was refused at once
                     by the server's own copy. A percentile beyond the last bucket is that bucket's bound: "at least".
-    balancer        {algorithm, algorithms, uptime_s, workers, clients, requests_per_s, latency: as above, queue,
-                    queue_refused_per_s, queue_late_per_s, queue_p99_ms, servers: [{name, backend, address, state, word, since_s,
-                    weight, percent, drained, in_flight, streams, requests_per_s, errors_per_s, retries_per_s, lost_per_s, p50_ms,
-                    p99_ms, ejections}]}. queue: requests that wait for a place. state is up, down, ejected, draining (as it says
+    balancer        {algorithm, algorithms, uptime_s, queue, queue_refused_per_s, queue_late_per_s, servers: [{name, backend, state,
+                    word, since_s, weight, drained, in_flight, requests_per_s, errors_per_s, retries_per_s, p99_ms}]}. queue: requests that wait for a place. state is up, down, ejected, draining (as it says
                     itself), drained (by hand) or leaving, the worst that a worker sees; drained (by hand) may be so of one that is
                     down; since_s is of what its workers see; errors are answers 5xx
-    queues          [{name, depth, consumers}]: messages in nobody's hand
-    dead_letters    {n, by_queue: {name: n}}
+    queues          [{name, depth, consumers}]: messages in nobody's hand; both null of a queue that was not there when it was looked for
+    dead_letters    {n}
     gate            {drift_units, lag_rows, pending, round_age_s, up, servers}: drift_units is the worst SKU's, with its sign; the
                     first three are null when no round of upkeep ended well lately; up of so many servers have it
-    commit_lag      {p50_ms, p99_ms, n, oldest_ms}: a batch from its start to its commit, both backends; oldest: since the oldest
+    commit_lag      {p50_ms, p99_ms, oldest_ms}: a batch from its start to its commit, both backends; oldest: since the oldest
                     attempt that a worker has in hand was queued
     processes       [{role, index, pid, cpu_cores, rss_mib, up_s, away}]: away is null, or why it does not answer
     events          [{id, at, kind, subject, text}], the last 30 and the last 20 deeds, the oldest first. kind: sale.opened, .paused, .sold_out, .restocked,

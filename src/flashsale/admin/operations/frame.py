@@ -82,15 +82,17 @@ def whole(at: float, parts: Mapping[str, Any], events: Sequence[Part], bench: Pa
     return {"at": iso(at), "window_s": SECONDS_SEEN, **parts, "events": list(events), "bench": bench}
 
 
-def queues(counts: Mapping[str, tuple[int, int]]) -> list[Part]:
-    """Those that somebody works on: messages in nobody's hand, and consumers."""
-    return [{"name": name, "depth": depth, "consumers": consumers} for name, (depth, consumers) in counts.items()]
+def queues(counts: Mapping[str, tuple[int, int] | None]) -> list[Part]:
+    """Those that somebody works on: messages in nobody's hand, and consumers. Of one that was not there neither is known."""
+    return [
+        {"name": name, "depth": count and count[0], "consumers": count and count[1]} for name, count in counts.items()
+    ]
 
 
-def dead_letters(counts: Mapping[str, tuple[int, int]]) -> Part:
-    """What was set aside."""
-    by_queue = {name: depth for name, (depth, _) in counts.items()}
-    return {"n": sum(by_queue.values()), "by_queue": by_queue}
+def dead_letters(counts: Mapping[str, tuple[int, int] | None]) -> Part:
+    """What was set aside, in the queues that are there."""
+    known = [count[0] for count in counts.values() if count is not None]
+    return {"n": sum(known) if known else None}
 
 
 def audit(report: Mapping[str, Any]) -> Part:
@@ -176,7 +178,6 @@ def commit_lag(processes: Sequence[Process]) -> Part:
     return {
         "p50_ms": told["p50_ms"],
         "p99_ms": told["p99_ms"],
-        "n": told["n"],
         "oldest_ms": rounded(1000 * max(oldest)) if oldest else None,
     }
 

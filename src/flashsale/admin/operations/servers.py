@@ -12,7 +12,7 @@ Counter = tuple[str, str, str]
 
 ROLE = "loadbalancer"
 CPU = "cpu"
-RESPONSE, REQUEST, QUEUED = "response_seconds", "request_seconds", "queue_seconds"
+RESPONSE = "response_seconds"
 # By how bad it is: each worker looks for itself, and the worst that one of them sees is shown.
 WORDS = {
     "down": "down",
@@ -33,12 +33,10 @@ def counters(stats: Mapping[str, Any]) -> dict[Counter, float]:
 def _counters(stats: Mapping[str, Any]) -> Iterator[tuple[Counter, float]]:
     for name in ("queue_refused", "queue_late"):
         yield ("", name, ""), stats[name]
-    for timer in (REQUEST, QUEUED):
-        yield from ((("", timer, str(place)), count) for place, count in enumerate(stats[timer]["counts"]))
     for server in stats["servers"]:
         name = server["name"]
         yield from (((name, "answers", word), count) for word, count in server["answers"].items())
-        yield from (((name, key, ""), server[key]) for key in ("retries", "lost"))
+        yield (name, "retries", ""), server["retries"]
         counts = server[RESPONSE]["counts"]
         yield from (((name, RESPONSE, str(place)), count) for place, count in enumerate(counts))
 
@@ -53,21 +51,14 @@ def lives(stats: Mapping[str, Any]) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 def balancer(stats: Mapping[str, Any], change: Change[Counter] | None) -> Part:
     """The table of servers, and what stands above it."""
-    rows = [_server(server, stats, change) for server in stats["servers"]]
-    rates = [row["requests_per_s"] for row in rows if row["requests_per_s"] is not None]
     return {
         "algorithm": stats["algorithm"],
         "algorithms": stats["algorithms"],
         "uptime_s": stats["uptime_seconds"],
-        "workers": sum(worker["state"] == "serving" for worker in stats["workers"]),
-        "clients": stats["clients"],
-        "requests_per_s": rounded(sum(rates)) if rates else None,
-        "latency": _percentiles(stats, change, "", REQUEST),
         "queue": stats["queued"],
         "queue_refused_per_s": _rate(change, ("", "queue_refused", "")),
         "queue_late_per_s": _rate(change, ("", "queue_late", "")),
-        "queue_p99_ms": _percentiles(stats, change, "", QUEUED)["p99_ms"],
-        "servers": rows,
+        "servers": [_server(server, stats, change) for server in stats["servers"]],
     }
 
 
@@ -88,27 +79,20 @@ def processes(stats: Mapping[str, Any], changes: Mapping[int, Change[str]], at: 
 
 def _server(server: Mapping[str, Any], stats: Mapping[str, Any], change: Change[Counter] | None) -> Part:
     name = server["name"]
-    told = _percentiles(stats, change, name, RESPONSE)
     drained = name in stats["drained"]
     return {
         "name": name,
         "backend": next((backend for backend in BACKENDS[MIXED] if name.rpartition("-")[0] == backend), None),
-        "address": server["address"],
         "state": state(server["state"], drained=drained),
         "word": word(server["state"], server["reason"], server["percent"], drained=drained),
         "since_s": server["since_seconds"],
         "weight": server["weight"],
-        "percent": server["percent"],
         "drained": drained,
         "in_flight": server["active"],
-        "streams": server["streams"],
         "requests_per_s": _rate(change, *((name, "answers", known) for known in server["answers"])),
         "errors_per_s": _rate(change, (name, "answers", "5xx")),
         "retries_per_s": _rate(change, (name, "retries", "")),
-        "lost_per_s": _rate(change, (name, "lost", "")),
-        "p50_ms": told["p50_ms"],
-        "p99_ms": told["p99_ms"],
-        "ejections": server["ejections"],
+        "p99_ms": _percentiles(stats, change, name)["p99_ms"],
     }
 
 
@@ -135,7 +119,7 @@ def _rate(change: Change[Counter] | None, *keys: Counter) -> float | None:
     return None if change is None else rounded(change.per_s(*keys))
 
 
-def _percentiles(stats: Mapping[str, Any], change: Change[Counter] | None, of: str, timer: str) -> Part:
+def _percentiles(stats: Mapping[str, Any], change: Change[Counter] | None, of: str) -> Part:
     bounds: Sequence[float] = stats["bounds"]
-    counts = [0.0 if change is None else change.by.get((of, timer, str(i)), 0.0) for i in range(len(bounds) + 1)]
+    counts = [0.0 if change is None else change.by.get((of, RESPONSE, str(i)), 0.0) for i in range(len(bounds) + 1)]
     return percentiles(bounds, counts)

@@ -159,8 +159,8 @@ class Queues(Source):
     def __init__(self, context: Context) -> None:
         super().__init__()
         self._context = context
-        self.worked: Mapping[str, tuple[int, int]] = {}
-        self.aside: Mapping[str, tuple[int, int]] = {}
+        self.worked: Mapping[str, tuple[int, int] | None] = {}
+        self.aside: Mapping[str, tuple[int, int] | None] = {}
 
     async def looks(self) -> AsyncGenerator[None, None]:
         """See ``Source``."""

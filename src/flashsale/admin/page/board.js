@@ -153,10 +153,11 @@ export class Board {
   #paintQueues({ queues, dead_letters, gate, commit_lag, balancer }) {
     this.#queues = queues?.away ? nothingOf(this.#queues) : [...list(queues)].sort((one, other) => one.name.localeCompare(other.name));
     const lag = commit_lag ?? {};
-    const waiting = queues?.away ? null : this.#queues.reduce((all, { depth }) => all + (depth ?? 0), 0);
+    const depths = this.#queues.map(({ depth }) => depth).filter(isKnown);
+    const waiting = depths.length ? depths.reduce((all, depth) => all + depth) : null;
     morph(by("tiles"), [
-      tile("Waiting in queues", count(waiting), queues?.away ?? `in ${count(this.#queues.length)} queues`),
-      tile("Waiting at the balancer", count(balancer?.queue), balancer?.away ?? "for a server with room"),
+      tile("Waiting in queues", count(waiting), queues?.away ?? `in ${count(depths.length)} queues`),
+      tile("Waiting at the balancer", count(balancer?.queue), balancer?.away ?? `${rate(balancer?.queue_refused_per_s)} refused, ${rate(balancer?.queue_late_per_s)} too late`),
       tile("Set aside", count(dead_letters?.n), dead_letters?.away ?? (dead_letters?.n ? "messages wait for a person" : "nothing waits for a person"), dead_letters?.n ? "warn" : null),
       tile("Gate drift", count(gate?.drift_units), gate?.away ?? copied(gate ?? {}), gate?.away || gate?.drift_units === 0 ? null : "warn"),
       tile("Commit lag, p99", ms(lag.p99_ms), lag.away ?? `p50 ${ms(lag.p50_ms)}, oldest in hand ${ms(lag.oldest_ms)}`),
