@@ -238,6 +238,8 @@ def test_the_operations_page_asks_every_process_but_the_banks_and_the_balancer_w
     assert settings.targets == {(role, 0): f"http://{role}:9080" for role in asked}
     assert settings.auditor_url == settings.targets["auditor", 0]
     assert {environment_of(name)["FLASH_OPS_HOST"] for name in asked} == {"0.0.0.0"}
+    assert {environment_of(name)["FLASH_OPS_HOST"] for name in GATEWAYS.values()} == {"127.0.0.1"}
+    assert not [port for service in SERVICES.values() for port in service.get("ports", []) if port.endswith(":9080")]
     path = environment_of(BALANCER)["LB_ADMIN_SOCKET"]
     assert settings.balancer_socket == path
     [volume] = [each for each in SERVICES[BALANCER]["volumes"] if path.startswith(each.split(":")[1] + "/")]
