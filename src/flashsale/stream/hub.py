@@ -39,7 +39,7 @@ SEND_BYTES = 4_096
 DEAD_MS = 20_000  # a peer that has acknowledged nothing for so long is gone (TCP_USER_TIMEOUT), for the edges
 
 NEVER = float("-inf")
-BEHIND = -1  # a version that no group has: the next word is a snapshot
+BEHIND = -2  # not even one before a group's first, which is 0: the next word is a snapshot
 
 
 class Sink(Protocol):

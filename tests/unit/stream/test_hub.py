@@ -353,6 +353,19 @@ def test_who_comes_between_a_change_and_its_turn_hears_it_and_never_goes_back() 
     assert seqs(old, "a") == [1, 2, 3, 4, 5]
 
 
+def test_who_comes_between_a_change_and_its_way_back_is_not_left_with_the_change() -> None:
+    world = World("a")
+    world.join("a")
+    for state in ("PAUSED", "OPEN"):
+        world.rows["a"] = world.rows["a"]._replace(state=state)
+        world.read()
+        if state == "PAUSED":
+            _, new = world.join("a")
+    assert states(new) == ["PAUSED"]
+    world.run(hub.BEAT_SECONDS + 0.1)  # its group, which has never been told of a change, has none to be told of
+    assert states(new) == ["PAUSED", "OPEN"]
+
+
 def test_who_knows_what_its_group_has_yet_to_be_told_is_not_led_back() -> None:
     world = World()
     world.join()
