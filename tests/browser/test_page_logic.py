@@ -727,26 +727,42 @@ async def test_a_tab_that_comes_later_is_told_the_whole_when_nothing_moves_any_m
     await all_show([one, other], 9)
 
 
-async def test_news_of_an_unknown_whole_make_no_number_live(secure_shop: PlayedShop) -> None:
-    # another tab has the stream, and is played; however slow it is, nobody takes the stream away
-    await secure_shop.context.add_init_script(
+async def played_tab(shop: PlayedShop) -> Page:
+    """A tab of the same origin in which nothing of ours runs: the test says what it does, in JavaScript with ``channel``, ``asked``,
+    ``lead()``, ``now()`` and ``whole(available, seq)``. However slow it is, no tab opened later takes the stream away from it.
+    """
+    tab = await shop.context.new_page()
+    await tab.goto(f"{SECURE_URL}static/icon.svg")
+    await tab.evaluate(
+        """() => {
+            window.channel = new BroadcastChannel("flash.stock a");
+            window.asked = 0;
+            channel.addEventListener("message", ({data}) => asked += data.isAsking ? 1 : 0);
+            window.lead = () => new Promise((has) => {
+                navigator.locks.request("flash.stock a", {steal: true}, () => new Promise(has));
+            });
+            window.now = () => new Date(performance.timeOrigin + performance.now()).toISOString();
+            window.whole = (available, seq) =>
+                ({now: now(), as_of: now(), stock: [{sku: "a", available, seq, as_of: now()}], sales: []});
+        }"""
+    )
+    await shop.context.add_init_script(
         """const ask = globalThis.LockManager?.prototype.request;
         if (ask) LockManager.prototype.request = function (...words) {
             return words[1].steal ? new Promise(() => {}) : ask.apply(this, words);
         };"""
     )
-    played = await secure_shop.context.new_page()
-    await played.goto(f"{SECURE_URL}static/icon.svg")
-    await played.evaluate(
-        """() => {
-            navigator.locks.request("flash.stock a", () => new Promise(() => {}));
-            window.channel = new BroadcastChannel("flash.stock a");
-            const now = () => new Date(performance.timeOrigin + performance.now()).toISOString();
-            window.beats = setInterval(() => {
-                channel.postMessage({name: "beat", data: {now: now(), as_of: now()}});
-                channel.postMessage({link: "stream"});
-            }, 50);
-        }"""
+    return tab
+
+
+async def test_news_of_an_unknown_whole_make_no_number_live(secure_shop: PlayedShop) -> None:
+    leader = await played_tab(secure_shop)
+    await leader.evaluate("lead()")
+    await leader.evaluate(
+        """() => void setInterval(() => {
+            channel.postMessage({name: "beat", data: {now: now(), as_of: now()}});
+            channel.postMessage({link: "stream"});
+        }, 50)"""
     )
     page = await secure_shop.tab()
     await page.evaluate(
@@ -757,14 +773,22 @@ async def test_news_of_an_unknown_whole_make_no_number_live(secure_shop: PlayedS
     )
     await expect(page.locator("#badge")).to_have_attribute("data-kind", "connecting")
     await expect(page.locator(".number")).to_have_text("10")
-    await played.evaluate(
+    await leader.evaluate("channel.postMessage({name: 'snapshot', data: whole(7, 5)})")
+    await all_show([page], 7)
+
+
+async def test_a_tab_from_which_the_stream_was_taken_asks_how_things_stand(secure_shop: PlayedShop) -> None:
+    thief = await played_tab(secure_shop)
+    robbed = await secure_shop.tab()
+    await all_show([robbed], 9)
+    await thief.evaluate("new Promise((heard) => channel.addEventListener('message', heard, {once: true}))")  # they are linked
+    await thief.evaluate(
         """() => {
-            const as_of = new Date(performance.timeOrigin + performance.now()).toISOString();
-            const data = {now: as_of, as_of, stock: [{sku: "a", available: 7, seq: 5, as_of}], sales: []};
-            channel.postMessage({name: "snapshot", data});
+            channel.onmessage = ({data}) => data.isAsking && channel.postMessage({name: "snapshot", data: whole(7, 5)});
+            return lead();
         }"""
     )
-    await all_show([page], 7)
+    await expect(robbed.locator(".number")).to_have_text("7")
 
 
 async def test_what_one_tab_knows_of_the_link_all_tabs_show(secure_shop: PlayedShop) -> None:

@@ -89,6 +89,7 @@ class Tab {
       }
       isSilent = this.#ticker === null; // else the lock was taken from us, because we hung
       this.#endLeading();
+      if (!this.#isOver) this.ask(); // what was said while this one thought that it led, it has not heard
     }
   }
 
