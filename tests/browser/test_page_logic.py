@@ -755,6 +755,12 @@ async def played_tab(shop: PlayedShop) -> Page:
     return tab
 
 
+async def was_asked(played: Page) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not await played.evaluate("asked"):
+            await asyncio.sleep(0.05)
+
+
 async def test_news_of_an_unknown_whole_make_no_number_live(secure_shop: PlayedShop) -> None:
     leader = await played_tab(secure_shop)
     await leader.evaluate("lead()")
@@ -781,7 +787,9 @@ async def test_a_tab_from_which_the_stream_was_taken_asks_how_things_stand(secur
     thief = await played_tab(secure_shop)
     robbed = await secure_shop.tab()
     await all_show([robbed], 9)
-    await thief.evaluate("new Promise((heard) => channel.addEventListener('message', heard, {once: true}))")  # they are linked
+    await thief.evaluate(
+        "new Promise((heard) => channel.addEventListener('message', heard, {once: true}))"
+    )  # they are linked
     await thief.evaluate(
         """() => {
             channel.onmessage = ({data}) => data.isAsking && channel.postMessage({name: "snapshot", data: whole(7, 5)});
@@ -789,6 +797,24 @@ async def test_a_tab_from_which_the_stream_was_taken_asks_how_things_stand(secur
         }"""
     )
     await expect(robbed.locator(".number")).to_have_text("7")
+
+
+async def test_a_tab_is_told_what_another_polls_though_that_one_knew_nothing_when_it_was_asked(
+    secure_shop: PlayedShop,
+) -> None:
+    leader = await played_tab(secure_shop)
+    await leader.evaluate("lead()")
+    page = await secure_shop.tab()
+    await was_asked(leader)
+    await leader.evaluate(
+        """() => {
+            channel.onmessage = ({data}) => data.isAsking && channel.postMessage({name: "snapshot", data: whole(7, 5)});
+            channel.postMessage({name: "stock", data: {...whole(7, 5).stock[0], now: now()}});
+            channel.postMessage({link: "polling"});
+        }"""
+    )
+    await expect(page.locator(".number")).to_have_text("7")
+    await expect(page.locator("#badge")).to_have_attribute("data-kind", "polled")
 
 
 async def test_what_one_tab_knows_of_the_link_all_tabs_show(secure_shop: PlayedShop) -> None:

@@ -131,6 +131,7 @@ class Tab {
     this.#heardMs = performance.now();
     if (word.name === "snapshot") this.#isIn = true;
     if (!word.name || this.#isIn) this.#take(word);
+    else this.ask(); // who leads may have known nothing when it was asked first, and polled news never are a whole
   }
 
   #answer() {
