@@ -521,8 +521,24 @@ async def test_a_tab_that_comes_later_is_told_what_was_heard_with_its_age(js: Sc
         stock(one, "a", 3, 7, 20, 20); beat(one, 21, 21, 21); beat(one, 30, 21, 30);
         other.hear("snapshot", one.snapshot(30000), 30000);
         stock(other, "a", 9, 5, 19, 30);
-        return [nothing, other.available("a"), other.freshness(30000), other.pace("a", 30000)];"""
+        return [nothing, other.available("a"), other.freshness(30000), other.pace("a", 31000)];"""
     ) == [None, 3, {"kind": "old", "ageMs": 9000}, {"perMinute": 0, "bars": [0] * 12}]
+
+
+async def test_a_tab_that_heard_it_all_loses_no_pace_when_another_is_told_the_whole(js: Script) -> None:
+    assert (
+        await js(
+            """const one = feedOf(), other = feedOf();
+        const both = (hear) => [one, other].forEach(hear);
+        both((feed) => stock(feed, "a", 9, 2, 100, 100));
+        both((feed) => stock(feed, "a", 6, 3, 101, 101));
+        for (let second = 102; second <= 170; second++) both((feed) => beat(feed, second, second, second));
+        both((feed) => stock(feed, "b", 4, 2, 170, 170));
+        other.hear("snapshot", one.snapshot(171000), 171000);
+        return other.pace("a", 171000) !== null;"""
+        )
+        is True
+    )
 
 
 async def test_a_quiet_time_is_a_pace_of_none_and_no_silence(js: Script) -> None:

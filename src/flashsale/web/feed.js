@@ -83,7 +83,8 @@ export class Feed {
     return this.#paces.get(sku)?.told(this.clock.now(localMs)) ?? null;
   }
 
-  // All that was heard, as one more snapshot of the stream, for a tab that was not there; null before there was a word.
+  // All that was heard, as one more snapshot of the stream, for a tab that was not there; null before there was a word. The
+  // tabs that were hear it as well, and no number of it may be of before the last beat: to a pace that were a clock set back.
   snapshot(localMs) {
     const iso = (ms) => new Date(ms).toISOString();
     const heard = this.skus(localMs).map((sku) => ({ sku, ...this.#stock.get(sku) })).filter(({ asOf }) => asOf);
@@ -92,7 +93,7 @@ export class Feed {
     return {
       now: iso(this.clock.now(localMs)),
       as_of: iso(asOf),
-      stock: heard.map((item) => ({ sku: item.sku, available: item.available, seq: item.seq, as_of: iso(item.asOf) })),
+      stock: heard.map(({ sku, available, seq, asOf }) => ({ sku, available, seq, as_of: iso(Math.max(asOf, this.#asOf ?? 0)) })),
       sales: this.shown(localMs).map(({ id, state, opens, closes }) => ({ sale: id, state, opens, closes })),
     };
   }
