@@ -833,6 +833,19 @@ async def test_a_tab_is_told_what_another_polls_though_that_one_knew_nothing_whe
     await expect(page.locator("#badge")).to_have_attribute("data-kind", "polled")
 
 
+async def test_a_tab_that_slept_believes_no_link_of_before(secure_shop: PlayedShop) -> None:
+    leader = await played_tab(secure_shop)  # and is never heard of again: the browser discards tabs that nobody sees
+    await leader.evaluate("lead()")
+    page = await secure_shop.tab()
+    await was_asked(leader)
+    await leader.evaluate(
+        "channel.postMessage({link: 'stream'}); channel.postMessage({name: 'snapshot', data: whole(7, 5)});"
+    )
+    await expect(page.locator(".number")).to_have_text("7")
+    await page.evaluate("const awake = Date.now; Date.now = () => awake() + 3600_000;")
+    await expect(page.locator("#badge")).to_have_attribute("data-kind", "lost")
+
+
 async def test_what_one_tab_knows_of_the_link_all_tabs_show(secure_shop: PlayedShop) -> None:
     one, other = await secure_shop.tab(), await secure_shop.tab()
     await all_show([one, other], 9)

@@ -2,7 +2,7 @@
 // hands on what it hears; when it goes, the next in the queue for the lock has it, and when it hangs, another takes the lock
 // away. Tabs share what they all watch: those that show other items have a lock and a stream of their own.
 
-import { Ticker } from "./ticker.js";
+import { Sleep, Ticker } from "./ticker.js";
 
 const PULSE_MS = 1000; // the tab with the stream says that it is there, whatever the shop says
 const SILENCE_MS = 5000; // without a pulse, it hangs or is frozen; doubled at most, or all would take the lock at once
@@ -49,6 +49,7 @@ class Tab {
   #heardMs = 0; // the last word of the tab with the stream
   #isIn = false; // has heard how things stand; until then news are parts of an unknown whole
   #isOver = false;
+  #sleep = new Sleep();
   #pulse;
 
   constructor(skus, told) {
@@ -147,6 +148,8 @@ class Tab {
   }
 
   #beat() {
+    const hasSlept = this.#sleep.wasThere(); // a ticker looks itself
+    if (hasSlept && !this.#ticker) this.#told.linked("lost"); // until the tab with the stream is heard again, if it is still there
     if (this.#ticker) this.#channel?.postMessage({ link: this.#link ?? undefined });
     else if (performance.now() - this.#heardMs > this.#patienceMs) this.#waiting.abort(); // and then takes the lock
   }

@@ -12,6 +12,18 @@ const POLL_MS = 3000;
 const REOPEN_MS = 1000; // doubled each time
 const REOPEN_MAX_MS = 15_000;
 
+// Of the device, noticed afterwards.
+export class Sleep {
+  #apart = Date.now() - performance.now();
+
+  // Since this was asked last, or made.
+  wasThere() {
+    const before = this.#apart;
+    this.#apart = Date.now() - performance.now();
+    return this.#apart - before > SLEPT_MS;
+  }
+}
+
 export class Ticker {
   #told;
   #skus = [];
@@ -22,7 +34,7 @@ export class Ticker {
   #lostSince = 0;
   #isPolling = false;
   #timers = [];
-  #apart = 0; // the wall clock from the monotonic one
+  #sleep = null;
 
   // `hear(name, data)` for each event, `linked("stream" | "polling" | "lost")`, `closed()` when the shop ended the stream
   // for good: that is how it says that a sale is over, and how anything else in between says no.
@@ -35,7 +47,7 @@ export class Ticker {
     if (this.#skus.length) this.stop();
     this.#skus = skus;
     this.#lostSince = performance.now();
-    this.#apart = Date.now() - performance.now();
+    this.#sleep = new Sleep();
     this.#open();
     this.#timers = [setInterval(() => this.#check(), CHECK_MS), setInterval(() => this.#poll(), POLL_MS)];
   }
@@ -78,9 +90,7 @@ export class Ticker {
   }
 
   #check() {
-    const apart = Date.now() - performance.now();
-    const hasSlept = apart - this.#apart > SLEPT_MS;
-    this.#apart = apart;
+    const hasSlept = this.#sleep.wasThere();
     if (!this.#source) return;
     if (hasSlept) {
       // what this connection still holds is of the time before, and nothing here could tell its age
