@@ -66,7 +66,7 @@ class Sink(Protocol):
 class Standing(Enum):
     """What can be said to a viewer who has not been told anything yet."""
 
-    UNREAD = auto()  # nobody has read its SKUs yet
+    UNREAD = auto()  # nobody has read its SKUs yet, or not since it came, and it knows more than was read before
     UNKNOWN = auto()  # some SKU is no item
     OVER = auto()  # every sale it watches has ended
     LIVE = auto()
@@ -94,6 +94,7 @@ class Viewer:
 
     watch: wire.Watch
     address: str
+    begun: int  # readings, when it came
     sink: Sink | None = None
     version: int = BEHIND  # of its group, as last told
     blocked_since: float | None = None
@@ -143,7 +144,8 @@ class Hub:
         self._pass: _Pass | None = None
         self._leaving: list[tuple[float, int, Viewer]] = []  # a heap
         self._drains: tuple[float, float] | None = None  # from when, for how long
-        self._readings = 0
+        self._begun = 0  # readings
+        self._taken = 0  # the number of the one taken last
         self._read_at = NEVER  # when the last reading was begun
         self._is_woken = False
         self._as_of: datetime | None = None
@@ -167,8 +169,8 @@ class Hub:
             return None
         self._addresses[address] += 1
         self._interest.update(watch.skus)
-        self._is_woken |= any(sku not in self._known for sku in watch.skus)
-        return Viewer(watch, address)
+        self._is_woken |= any(sku not in self._known for sku in watch.skus) or self._is_behind(watch)
+        return Viewer(watch, address, self._begun)
 
     def standing(self, viewer: Viewer) -> Standing:
         """What the readings so far say of a registered viewer's wish."""
@@ -177,7 +179,10 @@ class Hub:
         items = [self._known[sku] for sku in viewer.watch.skus]
         if None in items:
             return Standing.UNKNOWN
-        return Standing.OVER if all(item and item.state == "ENDED" for item in items) else Standing.LIVE
+        if all(item and item.state == "ENDED" for item in items):
+            return Standing.OVER
+        # Another process told it more. One reading begun since it came has that too, or PostgreSQL has it no more, or it was made up.
+        return Standing.UNREAD if self._taken <= viewer.begun and self._is_behind(viewer.watch) else Standing.LIVE
 
     def start(self, viewer: Viewer, sink: Sink, now: float) -> bytes:
         """The first words to a LIVE viewer, to be sent before anything else; from here on its sink is used."""
@@ -258,13 +263,14 @@ class Hub:
 
     def begin_reading(self, now: float) -> tuple[str, ...]:
         """The SKUs to read now. What wakes from here on is not in this reading and asks for another."""
+        self._begun += 1
         self._read_at = now
         self._is_woken = False
         return tuple(self._interest)
 
     def confirm(self, asked: Iterable[str], reading: Reading, now: float) -> None:
         """Take the reading begun last."""
-        self._readings += 1
+        self._taken = self._begun
         self._as_of, self._as_of_at = reading.as_of, self._read_at
         changed: dict[_Group, None] = {}
         for sku in asked:
@@ -321,6 +327,11 @@ class Hub:
         return counts
 
     # --- inside
+
+    def _is_behind(self, watch: wire.Watch) -> bool:
+        # Does who comes back know more than was read here?
+        seqs = wire.seqs(watch.last_id)
+        return any(item and seqs.get(item.sku, 0) > item.seq for item in map(self._known.get, watch.skus))
 
     def _latest(self, skus: Iterable[str]) -> dict[str, Watched]:
         return {sku: item for sku in skus if (item := self._known[sku]) is not None}
@@ -404,9 +415,9 @@ class Hub:
     def _snapshot(self, viewer: Viewer, group: _Group, now: float) -> bytes:
         viewer.version = self._level(group)
         reading, at, frame = group.snapshot
-        if reading != self._readings or now - at >= SNAPSHOT_SECONDS:
+        if reading != self._taken or now - at >= SNAPSHOT_SECONDS:
             frame = wire.snapshot(self._latest(group.skus).values(), self._now(now), self._now())
-            group.snapshot = (self._readings, now, frame)
+            group.snapshot = (self._taken, now, frame)
         return frame
 
     def _beat(self, now: float) -> bytes:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -25,6 +26,8 @@ FIELDS_MAX = 16  # of the query
 RETRY_MS = (1_000, 3_000)
 # For those who cannot be served now: seldom enough that a crowd of them costs next to nothing.
 LATER_MS = (5_000, 15_000)
+
+_KNOWN = re.compile(f"({wire.SKU_PATTERN.pattern}):([0-9]{{1,18}})")  # a seq is a bigint
 
 BYE = b"event: bye\ndata: {}\n\n"
 
@@ -63,6 +66,12 @@ def parse_watch(query: str, last_id: str | None) -> Watch:
 def event_id(seqs: Iterable[tuple[str, int]]) -> str:
     """What a viewer knows, as (SKU, seq) pairs in order: it means the same on every process and after every restart."""
     return ",".join(f"{sku}:{seq}" for sku, seq in seqs)
+
+
+def seqs(known: str) -> dict[str, int]:
+    """The seq of each SKU in an event's id; empty for one that no process of ours wrote."""
+    pairs = [_KNOWN.fullmatch(pair) for pair in known.split(",", SKUS_MAX)]
+    return {pair[1]: int(pair[2]) for pair in pairs if pair} if all(pairs) else {}
 
 
 def retry(milliseconds: int) -> bytes:

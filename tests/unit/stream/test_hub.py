@@ -379,6 +379,35 @@ def test_who_knows_what_its_group_has_yet_to_be_told_is_not_led_back() -> None:
     assert {event.id for event in socket.events} <= {"", "a:4,b:4"}
 
 
+def test_who_was_told_more_elsewhere_waits_for_a_reading_begun_since_it_came() -> None:
+    world = World("a", "b")
+    world.join()
+    skus, before = world.hub.begin_reading(world.now), dict(world.rows)
+    world.change("b", available=7)  # told by another process, to one that comes here
+    viewer = world.hub.register(wire.Watch(("a", "b"), "a:1,b:2"), "here")
+    assert viewer
+    assert world.hub.standing(viewer) is Standing.UNREAD
+    assert world.hub.read_in(world.now) == pytest.approx(hub.READ_GAP_SECONDS), "nobody woke this process"
+    world.hub.confirm(skus, Reading(EPOCH, before), world.now)
+    assert world.hub.standing(viewer) is Standing.UNREAD, "begun before it came"
+    world.is_up = False
+    world.read()
+    assert world.hub.standing(viewer) is Standing.UNREAD, "the edge sends it on"
+    world.is_up = True
+    world.read()
+    assert world.hub.standing(viewer) is Standing.LIVE
+    assert [event.name for event in parse(world.hub.start(viewer, Socket(), world.now))] == ["sale", "beat"]
+
+
+def test_what_one_claims_to_know_costs_one_reading() -> None:
+    world = World("a", "b")
+    world.join()
+    viewer = world.hub.register(wire.Watch(("a", "b"), f"a:{10**17},b:1"), "here")
+    assert viewer
+    world.read()
+    assert world.hub.standing(viewer) is Standing.LIVE
+
+
 def test_a_slow_reading_makes_an_age_too_large_and_never_too_small() -> None:
     world = World("a")
     world.join("a")

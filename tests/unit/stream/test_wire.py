@@ -81,6 +81,18 @@ def test_the_frames() -> None:
     assert wire.retry(1234) == b"retry: 1234\n\n"
 
 
+@pytest.mark.parametrize("known", [(), (("a", 17),), tuple((f"s{n}", 10**18 - 1) for n in range(16))])
+def test_an_id_tells_the_seqs_that_it_was_made_of(known: tuple[tuple[str, int], ...]) -> None:
+    assert wire.seqs(wire.event_id(known)) == dict(known)
+
+
+@pytest.mark.parametrize(
+    "known", ["", "a", "a:", ":1", "a:1,", "a:1,b", "a:-1", "a:\u0661", "a:1\n", "a: 1", "a:" + "9" * 5000, "," * 5000]
+)
+def test_an_id_that_nobody_of_ours_wrote_tells_nothing(known: str) -> None:
+    assert wire.seqs(known) == {}
+
+
 def test_no_name_breaks_out_of_its_line() -> None:
     frame = wire.snapshot([A._replace(sku='a"\r\nevent: bye\r\n', state="\u2028\n")], AT, AT)
     (data,) = [line for line in frame.split(b"\n") if line.startswith(b"data: ")]
