@@ -1,7 +1,6 @@
 # Crowds that want to be a burden: who is slow, greedy or only there costs little, and nobody else anything.
 import asyncio
 import contextlib
-import resource
 import socket
 from collections.abc import Iterator
 
@@ -9,6 +8,7 @@ import psutil
 import pytest
 
 from tests.balanced import Balancer, Message, Upstream, balanced, ok
+from tests.descriptors import room_for
 from tests.patience import PATIENCE_SECONDS
 from tests.recorder import Recorder, answers, hear
 
@@ -16,7 +16,6 @@ GET = b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n"
 IDLE = 10_000
 IDLE_BYTES_MAX = 16 * 1024  # of memory, each; it is a tenth of that
 LEFT_BYTES_MAX = 6 * 1024 * 1024  # three crowds of a quarter that left theirs would leave twice as much
-FILES_SPARE = 1000  # of this process's, for everything else
 GROWTH_BYTES_MAX = 64 * 1024 * 1024  # with four hundred who want to fill it
 
 
@@ -28,14 +27,8 @@ def memory(balancer: Balancer) -> int:
 
 @pytest.fixture
 def count() -> Iterator[int]:
-    """How many clients this machine lets one process have, up to IDLE; what other tests start shall not inherit that."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = max(soft, min(hard, IDLE + FILES_SPARE))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    try:
-        yield min(IDLE, most - FILES_SPARE)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with room_for(IDLE) as clients:
+        yield clients
 
 
 def come(port: int, count: int, stack: contextlib.ExitStack) -> int:
