@@ -86,23 +86,39 @@ class Viewer:
 
 @contextlib.asynccontextmanager
 async def viewing(
-    server: str, *skus: str, headers: dict[str, str] | None = None, query: str = "", address: str = "127.0.0.1"
+    server: str,
+    *skus: str,
+    headers: dict[str, str] | None = None,
+    query: str = "",
+    address: str = "127.0.0.1",
+    is_patient: bool = True,
 ) -> AsyncIterator[Viewer]:
-    """Watch ``skus`` while inside. Whatever the status is, it is there when this enters."""
-    viewer = Viewer()
+    """Watch ``skus`` while inside. Whatever the status is, it is there when this enters.
+
+    Who is patient comes again when sent away without a word, as whoever cannot be shown anything within two seconds is, and has been
+    told something when this enters, or that there is nothing to tell.
+    """
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=PATIENCE_SECONDS)
     connector = aiohttp.TCPConnector(local_addr=(address, 0))
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         url = f"{server}{wire.PATH}?sku={','.join(skus)}{query}"
-        async with session.get(url, headers={"Accept": wire.CONTENT_TYPE, **(headers or {})}) as answer:
-            viewer.status, viewer.headers = answer.status, dict(answer.headers)
-            reading = asyncio.create_task(_read(answer, viewer))
-            try:
-                yield viewer
-            finally:
-                reading.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await reading
+        began = time.monotonic()
+        while True:
+            viewer = Viewer()
+            async with session.get(url, headers={"Accept": wire.CONTENT_TYPE, **(headers or {})}) as answer:
+                viewer.status, viewer.headers = answer.status, dict(answer.headers)
+                reading = asyncio.create_task(_read(answer, viewer))
+                try:
+                    if is_patient and viewer.status == http.HTTPStatus.OK:
+                        await viewer.until(lambda viewer: viewer.events or viewer.ended, "a first word")
+                        if not viewer.events and time.monotonic() - began < PATIENCE_SECONDS:
+                            continue
+                    yield viewer
+                    return
+                finally:
+                    reading.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await reading
 
 
 class Browser:
@@ -130,7 +146,7 @@ class Browser:
     async def _run(self) -> None:
         while True:
             headers = {"Last-Event-ID": self._last_id} if self._last_id else {}
-            async with viewing(self._server, self.sku, headers=headers) as viewer:
+            async with viewing(self._server, self.sku, headers=headers, is_patient=False) as viewer:
                 self.viewers.append(viewer)
                 if viewer.status != http.HTTPStatus.OK:
                     return

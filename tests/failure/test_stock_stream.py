@@ -67,7 +67,7 @@ async def test_stores_that_are_away_make_numbers_old_and_never_wrong(template: s
                 await late.until(lambda late: late.of("snapshot"))
                 assert age(late.of("snapshot")[0]) > 1.0
                 assert late.available(shop.a) == 11
-            async with viewing(shop.url, shop.b) as blind:
+            async with viewing(shop.url, shop.b, is_patient=False) as blind:
                 await blind.until(lambda blind: blind.ended)
                 assert (blind.status, blind.events) == (200, [])
                 assert blind.retry_ms >= 5000
