@@ -95,6 +95,15 @@ def test_a_size_fits_into_its_time(size: str) -> None:
     assert plan.total_seconds(planned, scenarios) <= BUDGET_MINUTES[size] * 60
 
 
+@pytest.mark.parametrize("name", scenario.names())
+def test_every_trial_of_a_scenario_has_a_p99(name: str) -> None:
+    """Ten attempts must lie beyond it: a thousand shoppers, and as Poisson draws them, five deviations more."""
+    for variant, each in scenario.load(name).variants():
+        shoppers = scenario.expected_shoppers(each.load)
+        is_drawn = each.load.model in {"poisson", "ramp"}
+        assert shoppers - 5 * shoppers**0.5 * is_drawn >= 1_000, variant
+
+
 def test_a_burst_takes_as_long_as_it_is_answered() -> None:
     assert plan.seconds(Load(model="burst", shoppers=12_000)) > plan.seconds(Load(model="burst", shoppers=10))
 
