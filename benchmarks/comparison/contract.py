@@ -136,7 +136,9 @@ class Audit:
 
     * oversold    units sold beyond the stock, as the auditor finds them
     * undersold   units left in the end although somebody was finally told SOLD_OUT and would have taken them
-    * phantom     purchases in the books whose shopper was finally told anything but SOLD
+    * phantom     purchases in the books whose shopper was finally told something else, or never came
+    * unheard     purchases whose shopper was finally told nothing: patience ended, or an error came. It is no breach, since nothing is
+                  not no, and the same key still finds the purchase; so it is counted, and leaves the books clean
     * duplicate   purchases too many for one buyer and key
     * lost_ack    shoppers told SOLD whose purchase is not in the books
     * leaked      units that nobody has and nobody can buy
@@ -149,6 +151,7 @@ class Audit:
     duplicate: int = 0
     lost_ack: int = 0
     leaked: int = 0
+    unheard: int = 0
     findings: tuple[str, ...] = ()
 
 

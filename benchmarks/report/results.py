@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.comparison.contract import ERROR, OUTCOMES, SOLD, SOLD_OUT, TIMEOUT, Audit, Trial
+from benchmarks.comparison.contract import OUTCOMES, SOLD, SOLD_OUT, Audit, Trial
 from benchmarks.report import measures, statistics
 from benchmarks.report.measures import BY_KEY, METRICS, QUANTILES, SERVING, Metric
 from benchmarks.report.reading import Case, Left, RunLeft
@@ -37,10 +37,7 @@ WRONG = {
     "undersold": "left {} unsold that somebody was refused",
     "phantom": "sold {} to shoppers who were told otherwise",
 }
-# Whatever the auditor calls clean. A sale whose shopper gave up before hearing of it, and a unit that came back too late for the last
-# who asked, are told and are no breach by themselves.
-UNHEARD = (f" {TIMEOUT}", f" {ERROR}")
-BREACHES = ("oversold", "duplicate", "lost_ack", "leaked")
+UNHEARD = "unheard"  # told beside them, and no breach: who heard nothing was not told otherwise
 
 
 @dataclass(frozen=True)
@@ -337,7 +334,7 @@ def _correctness(measured: Sequence[Measured]) -> list[dict[str, Any]]:
     rows = []
     for backend in dict.fromkeys(one.trial.backend for one in measured):
         of = [one.trial for one in measured if one.trial.backend == backend]
-        sums = {kind: sum(getattr(trial.audit, kind) for trial in of) for kind in WRONG}
+        sums = {kind: sum(getattr(trial.audit, kind) for trial in of) for kind in (*WRONG, UNHEARD)}
         broken = [trial for trial in of if not _is_right(trial.audit)]
         rows.append(
             {
@@ -353,14 +350,7 @@ def _correctness(measured: Sequence[Measured]) -> list[dict[str, Any]]:
 
 
 def _is_right(audit: Audit) -> bool:
-    return (audit.clean or _is_unheard(audit)) and not any(getattr(audit, kind) for kind in BREACHES)
-
-
-def _is_unheard(audit: Audit) -> bool:
-    # A shopper whose patience ended was told nothing, and nothing is not "no": the key still finds the purchase. Told "sold out", it is wrong.
-    return bool(audit.findings) and all(
-        finding.startswith("phantom: ") and finding.endswith(UNHEARD) for finding in audit.findings
-    )
+    return audit.clean and not any(getattr(audit, kind) for kind in WRONG)
 
 
 def _words_of_wrong(backend: str, broken: Sequence[Trial]) -> str:

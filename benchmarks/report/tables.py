@@ -149,7 +149,7 @@ def _verdicts(document: Document) -> Table:
 
 
 def _correctness(document: Document) -> Table:
-    kinds = ("oversold", "undersold", "duplicate", "phantom", "lost_ack", "leaked")
+    kinds = ("oversold", "undersold", "duplicate", "phantom", "lost_ack", "leaked", "unheard")
     rows = [
         [
             row["backend"],
@@ -169,14 +169,15 @@ def _correctness(document: Document) -> Table:
         "phantom",
         "lost",
         "leaked",
+        "unheard",
         "wrong trials",
         "at most",
     ]
     note = (
-        "Units or purchases over all trials, void ones included. Phantom: in the books, and the shopper was told something else, such as nothing before patience ended; told, and no "
-        "breach by itself. At most: what share of such trials may be wrong, with 95 % confidence, given that none or these were."
+        "Units or purchases over all trials, void ones included. Phantom: in the books, and the shopper was told something else. Unheard: in the books, and the shopper was told nothing "
+        "before patience ended; the key still finds it, so it is no breach. At most: what share of such trials may be wrong, with 95 % confidence, given that none or these were."
     )
-    return _table("The books", header, rows, note, range(1, 10))
+    return _table("The books", header, rows, note, range(1, 11))
 
 
 def _gates(document: Document) -> Table:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.comparison.contract import RESOURCES, SOLD, SOLD_OUT, SYSTEM, TIMEOUT
+from benchmarks.comparison.contract import ERROR, RESOURCES, SOLD, SOLD_OUT, SYSTEM, TIMEOUT, UNSENT
 from benchmarks.comparison.engine.ceiling import read_wrk
 from benchmarks.comparison.engine.shop import Left, Told, compare
 from benchmarks.comparison.observe.processes import Processes, family
@@ -33,7 +33,7 @@ def test_books_that_agree_are_clean() -> None:
     [
         ("phantom", TOLD, BOUGHT | {"ben": 1}, NOTHING_LEFT),
         ("phantom", TOLD, BOUGHT | {"stranger": 1}, NOTHING_LEFT),
-        ("phantom", TOLD | {"ana": Told("a", TIMEOUT)}, BOUGHT, NOTHING_LEFT),
+        ("phantom", TOLD | {"ana": Told("a", UNSENT)}, BOUGHT, NOTHING_LEFT),
         ("duplicate", TOLD, {"ana": 2}, NOTHING_LEFT),
         ("lost_ack", TOLD, {}, NOTHING_LEFT),
         ("undersold", TOLD, BOUGHT, {"a": Left(1, 2)}),
@@ -48,6 +48,12 @@ def test_each_kind_of_wrong_is_counted_apart(
         name for name in ("oversold", "undersold", "phantom", "duplicate", "lost_ack", "leaked") if getattr(audit, name)
     }
     assert wrong == {kind}
+
+
+@pytest.mark.parametrize("outcome", [TIMEOUT, ERROR])
+def test_who_heard_nothing_was_not_told_otherwise(outcome: str) -> None:
+    audit = compare(CLEAN, TOLD | {"ana": Told("a", outcome)}, BOUGHT, NOTHING_LEFT)
+    assert (audit.clean, audit.unheard, audit.phantom, audit.findings) == (True, 1, 0, ())
 
 
 def test_no_more_is_undersold_than_somebody_wanted() -> None:

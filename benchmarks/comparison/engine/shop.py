@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import asyncpg
 
-from benchmarks.comparison.contract import SOLD, SOLD_OUT, Audit
+from benchmarks.comparison.contract import ERROR, SOLD, SOLD_OUT, TIMEOUT, Audit
 from benchmarks.comparison.scenario import Shop
 from flashsale.authority.client import UNHURRIED_SECONDS, Authority
 from flashsale.proof.auditor import Report, audit, gate_differs
@@ -123,14 +123,17 @@ def read_outcomes(folder: Path) -> dict[str, Told]:
 def compare(report: Report, told: Mapping[str, Told], bought: Mapping[str, int], left: Mapping[str, Left]) -> Audit:
     """What the auditor found, and what shoppers were told in the end held against the books, each kind of wrong apart."""
     found = report.findings
-    phantoms = [buyer for buyer in bought if buyer not in told or told[buyer].outcome != SOLD]
+    unheard = {buyer for buyer in bought if buyer in told and told[buyer].outcome in (TIMEOUT, ERROR)}
+    phantoms = [
+        buyer for buyer in bought if buyer not in unheard and (buyer not in told or told[buyer].outcome != SOLD)
+    ]
     unbooked = [buyer for buyer, each in told.items() if each.outcome == SOLD and buyer not in bought]
     refused = Counter(each.sku for each in told.values() if each.outcome == SOLD_OUT)
     undersold = sum(min(row.available, refused[sku]) for sku, row in left.items())
     findings = [f"{name}: {witness}" for name, finding in found.items() for witness in finding.witnesses]
     findings += _some("phantom", phantoms, lambda buyer: told[buyer].outcome if buyer in told else "never came")
     findings += _some("lost_ack", unbooked, lambda _: "was told SOLD")
-    numbers = {
+    wrong = {
         "oversold": found["oversold"].number,
         "undersold": undersold,
         "phantom": len(phantoms),
@@ -138,7 +141,12 @@ def compare(report: Report, told: Mapping[str, Told], bought: Mapping[str, int],
         "lost_ack": max(found["lost"].number, len(unbooked)),
         "leaked": found["leaked"].number,
     }
-    return Audit(clean=report.clean and not any(numbers.values()), findings=tuple(findings[:WITNESSES_MAX]), **numbers)
+    return Audit(
+        clean=report.clean and not any(wrong.values()),
+        unheard=len(unheard),
+        findings=tuple(findings[:WITNESSES_MAX]),
+        **wrong,
+    )
 
 
 def _some(kind: str, buyers: Iterable[str], why: Callable[[str], str]) -> list[str]:
