@@ -81,7 +81,8 @@ def values(
     for q, name in ((0.5, "p50"), (0.99, "p99")):
         found[f"accepted_{name}"] = quantile(accepted.times, accepted.never, q)
     decided = len(response.times)
-    span_s = float(requests["decided_ns"].max() - requests["intended_ns"].min()) / NS_PER_S if decided else 0.0
+    verdicts = requests.loc[~requests["outcome"].isin(WITHOUT_VERDICT), "decided_ns"]
+    span_s = float(verdicts.max() - requests["intended_ns"].min()) / NS_PER_S if decided else 0.0
     found["throughput"] = Value(decided / span_s) if span_s > 0 else None
     found["sellout"] = _sellout(trial, requests)
     used = sum(cpu_s.get(role, 0.0) for role in SERVING)
@@ -113,11 +114,16 @@ def used(resources: pd.DataFrame) -> Used:
         return Used({}, {})
     frame = resources.sort_values("t_ns", kind="stable")
     key = ["role", "pid"]
-    first, last = (frame.drop_duplicates(key, keep=end).set_index(key).sort_index() for end in ("first", "last"))
-    was_there = (first["t_ns"] <= frame["t_ns"].iloc[0] + GRAIN_S * NS_PER_S).to_numpy(dtype=np.float64)
+    # Of each column what was known first and last: a look that could not tell is no 0.
+    first, last = frame.groupby(key).first(), frame.groupby(key).last()
+    # The first look ends where somebody is looked at again. It takes as long as it takes: rows have the moment of their own reading.
+    again = frame.duplicated(key).to_numpy()
+    until = frame["t_ns"].iloc[int(again.argmax()) if again.any() else -1]
+    was_there = (first["t_ns"] <= until).to_numpy(dtype=np.float64)
     sums: list[dict[str, float]] = []
     for columns in (["cpu_user_s", "cpu_sys_s"], ["run_delay_s"]):
-        since = last[columns].sum(axis=1) - first[columns].sum(axis=1) * was_there
+        # a thread that ended takes along what it waited
+        since = (last[columns].sum(axis=1) - first[columns].sum(axis=1) * was_there).clip(lower=0)
         sums.append({str(role): float(seconds) for role, seconds in since.groupby(level="role").sum().items()})
     return Used(*sums)
 

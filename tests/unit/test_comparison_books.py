@@ -90,12 +90,20 @@ def test_wrk_is_read_in_its_own_units() -> None:
     assert read_wrk("unable to connect") == (None, None)
 
 
+def test_a_process_is_dated_when_it_is_read_and_not_when_the_look_began() -> None:
+    processes = Processes(lambda: [("gen", os.getpid()), ("lb", os.getppid())], alone=os.getpid())
+    processes.look(7)
+    assert 7 <= processes.rows[0][0] < processes.rows[1][0]  # type: ignore[operator] # numbers both
+
+
 async def test_observers_see_this_process_and_this_machine() -> None:
     here = os.getpid()
     processes, machine = Processes(lambda: [("gen", here), ("lb", 2**22 + 1)], alone=here), System()
     processes.period_s = machine.period_s = 0.01
     async with watching([processes, machine], time.monotonic_ns()):
         pass
+    moments: list[Any] = [row[0] for row in processes.rows]
+    assert moments == sorted(set(moments))
     assert {row[1:3] for row in processes.rows} == {("gen", here)}  # nobody has the other number
     first: dict[str, Any] = dict(zip(RESOURCES, processes.rows[0], strict=True))
     assert first["cpu_user_s"] > 0

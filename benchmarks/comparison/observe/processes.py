@@ -5,6 +5,7 @@ is looked at rarely.
 """
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -32,6 +33,8 @@ class Processes:
         self.rows: list[tuple[object, ...]] = []
 
     def look(self, t_ns: int) -> None:
+        """Each row has the moment of its own reading: a whole look takes long, and a counter read late and dated early is a rate too high."""
+        began = time.monotonic_ns()
         is_thorough = self._looks % THOROUGH_EVERY == 0
         self._looks += 1
         if is_thorough:
@@ -39,9 +42,10 @@ class Processes:
                 (role, pid) for role, root in self._roots() for pid in ([root] if root == self._alone else family(root))
             ]
         for role, pid in self._found:
+            now = t_ns + time.monotonic_ns() - began
             row = process(pid, is_thorough=is_thorough)
             if row is not None:
-                self.rows.append((t_ns, role, pid, *row))
+                self.rows.append((now, role, pid, *row))
 
 
 def family(root: int) -> Iterator[int]:

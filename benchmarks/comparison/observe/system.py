@@ -37,13 +37,14 @@ class System:
         self.rows: list[tuple[object, ...]] = []
 
     def look(self, t_ns: int) -> None:
+        used, pressure = processor(), pressure_s()  # first: of what moves fastest the moment matters most
         established, waiting = sockets()
         lost = tcp_losses()
         self.rows.append(
             (
                 t_ns,
-                *processor(),
-                pressure_s(),
+                *used,
+                pressure,
                 established,
                 waiting,
                 *(lost.get(name) for name in LOST),

@@ -80,6 +80,29 @@ def test_the_counters_of_who_was_born_late_count_whole(tmp_path: Path) -> None:
     assert after["redis"] == before["redis"]
 
 
+def test_a_first_look_that_took_long_was_the_first_all_the_same(tmp_path: Path) -> None:
+    frame = left(tmp_path, runs.constant(10)).frame("resources")
+    slow = frame.assign(t_ns=frame["t_ns"] * 10 + frame.groupby("t_ns").cumcount() * 3e8)
+    assert measures.used(slow) == measures.used(frame)
+
+
+def test_a_last_look_that_could_not_tell_is_no_zero(tmp_path: Path) -> None:
+    frame = left(tmp_path, runs.constant(10)).frame("resources")
+    blind = frame.assign(run_delay_s=frame["run_delay_s"].where(frame["t_ns"] < frame["t_ns"].max()))
+    assert measures.used(blind).delay_s["lb"] == pytest.approx(measures.used(frame).delay_s["lb"], rel=0.2)
+
+
+def test_an_error_that_came_late_is_no_verdict(tmp_path: Path) -> None:
+    one = left(tmp_path, runs.constant(10), rate=1000.0)
+    requests = one.frame("requests")
+    is_last = requests["seq"] == requests["seq"].max()
+    requests["outcome"] = requests["outcome"].mask(is_last, "ERROR")
+    requests["decided_ns"] = requests["decided_ns"].mask(is_last, 60e9)
+    found = measures.values(one.trial, requests, {}, 0.0)["throughput"]
+    assert found is not None
+    assert found.number == pytest.approx(1000, rel=0.02)
+
+
 def test_throughput_is_of_decisions_until_the_last_one(tmp_path: Path) -> None:
     found = measured(tmp_path, runs.constant(10), rate=1000.0)
     assert found["throughput"] is not None
