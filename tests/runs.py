@@ -144,7 +144,7 @@ def _trial(folder: Path, made: MadeUp, planned: Planned, rng: np.random.Generato
                 outcome,
                 f"{planned.backend}-0",
             )
-            calls.add(seq, "buy", sent[seq], accepted, status)
+            calls.add(seq, "buy", sent[seq], accepted, status, accepted)
     _resources(folder, made, planned, count)
     _stock(folder, made, took_ms, arrivals)
     contract.write_rows(

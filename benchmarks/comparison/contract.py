@@ -72,8 +72,9 @@ REQUESTS = (
     "seq", "shopper", "sku", "intended_ns", "sent_ns", "accepted_ns", "decided_ns", "tries", "deferred", "status", "outcome",
     "server",
 )  # fmt: skip
-# The raw intervals. ``kind``: buy (the POST) or follow (the GET by which a 202 is followed). An empty ``answered_ns``: no answer.
-CALLS = ("seq", "kind", "sent_ns", "answered_ns", "status")
+# The raw intervals. ``kind``: buy (the POST) or follow (the GET by which a 202 is followed). An empty ``answered_ns``: no answer;
+# then ``ended_ns`` is when it was given up and its connection closed, and else the same moment.
+CALLS = ("seq", "kind", "sent_ns", "answered_ns", "status", "ended_ns")
 
 # gen: who sends the load, and its helpers; monitor: whoever looks on, the launcher among them. kernel threads are no row.
 ROLES = ("gen", "monitor", "lb", "backend", "worker", "payments", "upkeep", "postgres", "redis", "rabbitmq")
@@ -206,7 +207,7 @@ class Trial:
     counts: Mapping[str, int]  # by outcome; every outcome is named
     deferred: int  # 503 and 429 heard in all
     in_flight_peak: int  # most wishes sent and not decided at one moment, from `requests`
-    open_peak: int  # most HTTP requests sent and not answered at one moment, from `calls`
+    open_peak: int  # most HTTP requests sent, and neither answered nor given up, at one moment, from `calls`
     null_ceiling_per_s: float | None  # what the same generator sends and hears at a server that does nothing
     is_linked: bool = False  # LB_LINK: the balancer's shared links, off where backends are compared
     phases_s: Mapping[str, float] = field(default_factory=dict)  # where wall_s went

@@ -65,7 +65,7 @@ class Heard(NamedTuple):
 class Call:
     """One HTTP request for a wish. Nanoseconds since the release; ``answered`` -1: never."""
 
-    __slots__ = ("answered", "heard", "kind", "mark", "sent", "seq", "status", "until")
+    __slots__ = ("answered", "ended", "heard", "kind", "mark", "sent", "seq", "status", "until")
 
     def __init__(self, seq: int, kind: str, mark: int, sent: int, until: int) -> None:
         self.seq = seq
@@ -73,7 +73,7 @@ class Call:
         self.mark = mark  # the Retry-Attempt sent, 0 for none
         self.sent = sent
         self.until = until  # without an answer by then its outcome is unknown
-        self.answered = -1
+        self.answered = self.ended = -1  # ended: answered, or given up
         self.status = 0
         self.heard: Heard | None = None
 
@@ -164,7 +164,8 @@ class Crowd:
 
     def answer(self, call: Call, answer: Answer, now: int) -> None:
         """The answer to ``call`` came ``now``."""
-        call.answered, call.status, call.heard = now, answer.status, hear(answer, call.kind)
+        call.answered = call.ended = now
+        call.status, call.heard = answer.status, hear(answer, call.kind)
         visit, heard = self.visits[call.seq], call.heard
         visit.status = answer.status
         if answer.status in (502, 504):
@@ -190,12 +191,14 @@ class Crowd:
             early = call.kind == FOLLOW and now - call.sent < FOLLOW_STEP_S * NS
             self._again(call.seq, now + (self._pause(visit) if early else 0))
         else:
-            if visit.accepted < 0:
+            outcome = _OUTCOMES.get(heard.verdict or "", contract.ERROR)
+            if visit.accepted < 0 and outcome != contract.ERROR:  # which took nothing on
                 visit.accepted = now
-            self._end(call.seq, _OUTCOMES.get(heard.verdict or "", contract.ERROR), now)
+            self._end(call.seq, outcome, now)
 
     def lose(self, call: Call, now: int, *, was_sent: bool) -> None:
         """No answer will come to ``call``. Unless it was never sent, nobody knows what became of it."""
+        call.ended = now
         if was_sent:
             self._unknown(call, now)
         else:

@@ -87,7 +87,7 @@ def summary(crowd: Crowd) -> dict[str, Any]:
         "response_p50_ms": _ms(responses, 0.5),
         "response_p99_ms": _ms(responses, 0.99),
         "in_flight_peak": peak((visit.sent, visit.decided) for visit in crowd.visits if visit.sent >= 0),
-        "open_peak": peak((call.sent, call.answered) for call in crowd.calls),
+        "open_peak": peak((call.sent, call.ended) for call in crowd.calls),
         "first_sold_out_ns": min(sold_out, default=None),
         "last_sold_ns": max(sold, default=None),
     }
@@ -105,7 +105,10 @@ def write(folder: Path, crowd: Crowd, release: int, seed: int) -> None:
     contract.write_rows(
         folder,
         "calls",
-        ((call.seq, call.kind, call.sent, _or_empty(call.answered), call.status or None) for call in crowd.calls),
+        (
+            (call.seq, call.kind, call.sent, _or_empty(call.answered), call.status or None, _or_empty(call.ended))
+            for call in crowd.calls
+        ),
     )
     stories = {
         seq: told.Story(wish.buyer, "", (release + wish.intended_ns) / NS) for seq, wish in enumerate(crowd.wishes)

@@ -87,7 +87,7 @@ def _is_whole(where: Path) -> None:
     assert (requests["intended_ns"] <= requests["sent_ns"]).all()
     assert (requests["sent_ns"] <= requests["accepted_ns"]).all()
     assert (requests["accepted_ns"] <= requests["decided_ns"]).all()
-    for frame, end, told in ((requests, "decided_ns", made.in_flight_peak), (calls, "answered_ns", made.open_peak)):
+    for frame, end, told in ((requests, "decided_ns", made.in_flight_peak), (calls, "ended_ns", made.open_peak)):
         ends = frame[end].fillna(NEVER)
         assert peak(zip(frame["sent_ns"], ends, strict=True)) == told >= 1
     roles = {"gen", "monitor", "lb", "backend", "upkeep", *(["worker"] if made.label in {"B", "C"} else [])}

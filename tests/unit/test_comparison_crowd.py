@@ -147,6 +147,21 @@ def test_a_refusal_for_now_is_deferred_and_asked_again_unmarked() -> None:
     assert not crowd.open
 
 
+def test_a_request_that_was_given_up_is_open_no_more() -> None:
+    crowd = a_crowd(at(0), retry="storm")
+    for moment in (0, 5 * NS, 10 * NS):
+        call, _ = crowd.begin(moment)
+        crowd.lose(call, moment + NS, was_sent=True)
+    assert summary(crowd)["open_peak"] == 1
+
+
+def test_an_error_took_nothing_on() -> None:
+    crowd = a_crowd(at(0))
+    call, _ = crowd.begin(0)
+    crowd.answer(call, Answer(500, b"", None), 1)
+    assert (crowd.visits[0].outcome, crowd.visits[0].accepted, crowd.visits[0].decided) == (contract.ERROR, NEVER, 1)
+
+
 def test_whoever_storms_does_not_wait_to_be_told() -> None:
     crowd = a_crowd(at(0), retry="storm")
     call, _ = crowd.begin(0)
