@@ -513,7 +513,16 @@ def _lab(lab: Mapping[str, Any] | None) -> dict[str, Any] | None:
                 "storms": [
                     {
                         key: storm[key]
-                        for key in ("delay_ms", "killed", "trials", "oversold", "oversold_trials", "low", "high")
+                        for key in (
+                            "delay_ms",
+                            "killed",
+                            "spread_ms",
+                            "trials",
+                            "oversold",
+                            "oversold_trials",
+                            "low",
+                            "high",
+                        )
                     }
                     for storm in strategy["storms"]
                 ],

@@ -153,21 +153,26 @@ def oversell(book: Book) -> Iterator[Drawing]:
     lab = book.document["lab"]
     if not lab:
         return
-    rows = [row for row in lab["strategies"] if row["storms"]]
+    # Races alone: a rush, in which everybody comes at once, has a delay of 0 as well, and is another question.
+    races = {
+        row["title"]: {storm["delay_ms"]: storm for storm in row["storms"] if storm["spread_ms"]}
+        for row in lab["strategies"]
+    }
+    rows = [row for row in lab["strategies"] if races[row["title"]]]
     if not rows:
         return
-    delays = sorted({storm["delay_ms"] for row in rows for storm in row["storms"] if not storm["killed"]})
+    delays = sorted({delay for of in races.values() for delay in of})
     figure = style.canvas(1.4 + 0.32 * len(rows), "Which pattern prevents overselling?")
     axes = figure.subplots()
-    shades = ["#9ecae1", "#4292c6", "#08519c", "#08306b"]
+    shades, marks = ("#9ecae1", "#6baed6", "#3182bd", "#08519c", "#08306b"), "osD^v"  # as many as the lab has delays
     for place, row in enumerate(rows):
         for step, delay in enumerate(delays):
-            storm = next((one for one in row["storms"] if one["delay_ms"] == delay and not one["killed"]), None)
+            storm = races[row["title"]].get(delay)
             if storm is None:
                 continue
             share = storm["oversold_trials"] / max(1, storm["trials"])
             y = place + (step - (len(delays) - 1) / 2) * 0.7 / max(1, len(delays))
-            colour, mark = shades[step % len(shades)], "osD^"[step % 4]
+            colour, mark = shades[step % len(shades)], marks[step % len(marks)]
             axes.plot([storm["low"] * 100, storm["high"] * 100], [y, y], color=colour, linewidth=1.2)
             axes.plot(
                 [share * 100],
@@ -187,9 +192,9 @@ def oversell(book: Book) -> Iterator[Drawing]:
     axes.set_xlabel("trials that oversold, %")
     style.legend(axes, fontsize=7, loc="lower right")
     style.tidy(axes, grid="x")
-    trials = sum(storm["trials"] for row in rows for storm in row["storms"])
+    trials = sum(storm["trials"] for of in races.values() for storm in of.values())
     caption = (
-        f"Share of trials in which more than the stock was recorded (decided), with Clopper-Pearson 95 % intervals, as the time between check and act grows; {trials:,} closed-loop crowds in all. "
+        f"Share of trials in which more than the stock was recorded (decided), with Clopper-Pearson 95 % intervals, as the time between check and act grows; {trials:,} races for one unit in all, open: buyers come at drawn moments, the same for every pattern. "
         "A strategy that is known to oversell must be caught, or the detector proves nothing."
     )
     style.small_print(figure, book.small_print(caption))

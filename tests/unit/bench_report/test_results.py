@@ -8,6 +8,8 @@ import pytest
 
 from benchmarks.comparison.contract import Audit
 from benchmarks.report import repository
+from benchmarks.report.figures import verdict
+from benchmarks.report.figures.style import Book
 from benchmarks.report.reading import read
 from benchmarks.report.results import assemble, is_disqualified
 from tests import runs
@@ -156,13 +158,22 @@ def test_the_labs_result_is_taken_along(tmp_path: Path) -> None:
         "name": "sql_read_then_write", "title": "SQL: read, then write", "summary": "Reads, then writes.", "text": "", "ours": False, "stores": ["postgres"],
         "verdict": "oversells", "as_claimed": True, "contradictions": [], "traces": [],
         "attacks": {"meet": {"claims": ["oversold"], "trials": 20, "void": 0, "found": {"oversold": 20}, "most": {"oversold": 3}, "caught": 20, "low": 0.8, "high": 1.0, "unheard": 0}},
-        "storms": [{"delay_ms": 0, "killed": False, "trials": 2, "stock": 6, "buyers": 24, "oversold": [0, 5], "oversold_trials": 1, "low": 0.0, "high": 1.0, "found": {}}],
+        "storms": [
+            {"delay_ms": 0, "killed": False, "spread_ms": 800, "trials": 4, "stock": 1, "buyers": 4, "oversold": [0, 1, 1, 1], "oversold_trials": 3, "low": 0.2, "high": 0.9, "found": {}},
+            {"delay_ms": 0, "killed": False, "spread_ms": 0, "trials": 2, "stock": 6, "buyers": 24, "oversold": [0, 5], "oversold_trials": 1, "low": 0.0, "high": 1.0, "found": {}},
+        ],
     }  # fmt: skip
     lab = tmp_path / "strategies.json"
     lab.write_text(json.dumps({"kinds": {"oversold": "more than there was"}, "strategies": [strategy]}))
     folder = runs.write(tmp_path / "run", [MadeUp("peak", SAME, blocks=1, noise_blocks=0)])
-    (row,) = assemble(read(folder, lab), {}).document["lab"]["strategies"]
-    assert (row["verdict"], row["caught"], row["to_catch"], row["trials"]) == ("oversells", 20, 20, 22)
+    left = read(folder, lab)
+    results = assemble(left, {})
+    (row,) = results.document["lab"]["strategies"]
+    assert (row["verdict"], row["caught"], row["to_catch"], row["trials"]) == ("oversells", 20, 20, 26)
+    # what is drawn by delay are races, and not the rush that was as early
+    (drawn,) = verdict.oversell(Book(left, results))
+    assert "; 4 races" in drawn.caption
+    assert [line.get_xdata() for line in drawn.figure.axes[0].lines if line.get_marker() == "o"] == [[75.0]]
 
 
 def test_lines_of_code_are_neither_empty_nor_said_to_people() -> None:
