@@ -142,7 +142,8 @@ def _verdicts(document: Document) -> Table:
         "why",
     ]
     note = (
-        "Medians of trials with 95 % intervals; B to A is the mean of the blocks' ratios (difference, for shares). Noise: the most that one backend differed by from itself. "
+        "Medians of trials with 95 % intervals; B to A is the mean of the blocks' ratios (difference, for shares). Noise: the most that one backend differed by from itself, "
+        "in this scenario, or in all of the run where it was beside itself in fewer than three valid pairs here. "
         "p after Holm's correction over all rows of this table. ≥: attempts without a verdict reach into it."
     )
     return _table("Verdicts", header, rows, note, (2, 3, 4, 5, 6))
