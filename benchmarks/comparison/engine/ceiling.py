@@ -17,7 +17,7 @@ from benchmarks.comparison.engine.crew import child, shoppers
 from benchmarks.comparison.scenario import Load
 
 # More than it can do, on as many connections as a server's pool has: what comes of it is the ceiling.
-FLOOD = Load(model="constant", rate=20_000.0, seconds=1.0, connections=256)
+FLOOD = Load(model="constant", rate=50_000.0, seconds=1.0, connections=256)
 TRICKLE = Load(model="constant", rate=200.0, seconds=1.0, connections=8)  # nobody waits for anybody
 WITHIN_S = 120.0
 WRK_SECONDS = 1

@@ -278,7 +278,9 @@ def _comparison_options(words: Any, size: str, summary: str) -> None:
         sub.add_argument(
             "names", nargs="+", metavar="NAME", help="a file of benchmarks/comparison/scenarios, without .toml"
         )
-        sub.add_argument("--blocks", type=int, metavar="N", help="so many blocks, instead of what the file says")
+        sub.add_argument(
+            "--blocks", type=_at_least_one, metavar="N", help="so many blocks, instead of what the file says"
+        )
     sub.add_argument("--seed", type=int, default=1, help="of arrivals and order (default: 1)")
     earlier = sub.add_mutually_exclusive_group()
     earlier.add_argument(
@@ -289,6 +291,13 @@ def _comparison_options(words: Any, size: str, summary: str) -> None:
         help="bring an interrupted run to its end (default: the latest)",
     )
     earlier.add_argument("--again", type=Path, metavar="FOLDER", help="the same trials as in an earlier run's manifest")
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
 
 
 def _flags(parser: argparse.ArgumentParser, parts: tuple[str, ...]) -> None:
