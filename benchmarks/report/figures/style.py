@@ -205,6 +205,9 @@ def save(drawing: Drawing, folder: Path) -> list[Path]:
         for ending, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
             path = folder / f"{drawing.name}.{ending}"
             drawing.figure.savefig(path, dpi=DPI, bbox_inches="tight", metadata=metadata)
+            drawing.figure.set_layout_engine(
+                "none"
+            )  # it lies as it lies: to lay it out again takes as long as to draw it
             paths.append(path)
     with Image.open(paths[0]) as picture:  # a palette is a third of the size, and lines have few colours
         picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(paths[0], optimize=True)
