@@ -156,6 +156,10 @@ class Audit:
     findings: tuple[str, ...] = ()
 
 
+# Of a trial whose engine or stores went away: nothing is known of its books, neither good nor bad. Such a trial is void.
+NOT_AUDITED = Audit(clean=False, findings=("was not audited",))
+
+
 @dataclass(frozen=True)
 class Event:
     """A mark on the time axis."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.comparison.contract import OUTCOMES, SOLD, SOLD_OUT, Audit, Trial
+from benchmarks.comparison.contract import NOT_AUDITED, OUTCOMES, SOLD, SOLD_OUT, Audit, Trial
 from benchmarks.report import measures, statistics
 from benchmarks.report.measures import BY_KEY, METRICS, QUANTILES, SERVING, Metric
 from benchmarks.report.reading import Case, Left, RunLeft
@@ -333,7 +333,8 @@ def _correctness(measured: Sequence[Measured]) -> list[dict[str, Any]]:
     """Of all trials, void ones too: a generator that was late oversells nothing."""
     rows = []
     for backend in dict.fromkeys(one.trial.backend for one in measured):
-        of = [one.trial for one in measured if one.trial.backend == backend]
+        # what nobody audited is not wrong for that: it is void, and told there
+        of = [one.trial for one in measured if one.trial.backend == backend and one.trial.audit != NOT_AUDITED]
         sums = {kind: sum(getattr(trial.audit, kind) for trial in of) for kind in (*WRONG, UNHEARD)}
         broken = [trial for trial in of if not _is_right(trial.audit)]
         rows.append(

@@ -133,7 +133,10 @@ def _books(document: Document) -> str:
         return "Not so: " + _listed([row["wrong"] for row in rows if row["wrong"]]) + "."
     trials = sum(row["trials"] for row in rows)
     compared = {document["labels"].get(label) for label in ("A", "B")}
-    bound = max((row["at_most"] for row in rows if row["backend"] in compared), default=1.0)
+    bounds = [row["at_most"] for row in rows if row["backend"] in compared]
+    bound = max(
+        (1.0 if one is None else one for one in bounds), default=1.0
+    )  # of what nobody looked into all may be wrong
     return (
         f"In {trials:,} trials nothing was oversold, sold twice, lost or leaked. That says of each backend that, with 95 % confidence, at most "
         f"{bound * 100:.1f} % of such trials would be wrong, and no more than that; the proofs are the engine's tests."

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.comparison import contract, plan, scenario
-from benchmarks.comparison.contract import Audit, Trial
+from benchmarks.comparison.contract import NOT_AUDITED, Audit, Trial
 from benchmarks.comparison.engine import run
 from benchmarks.comparison.engine.run import Wanted
-from flashsale.stack.exits import StackError
+from flashsale.stack.exits import Exit, StackError
 
+CLEAN = Audit(clean=True)
 QUICK = Wanted(size="quick", names=(), seed=3, blocks=None, command="./flash bench quick", commit="abc")
 
 
@@ -45,6 +46,29 @@ def test_what_was_interrupted_is_taken_up_by_the_same_program_alone(tmp_path: Pa
         run.prepare(replace(QUICK, resume=folder), tmp_path)
     with pytest.raises(StackError, match="no run that was interrupted"):
         run.latest_unfinished(tmp_path)
+
+
+def test_what_is_no_run_is_said_to_be_none(tmp_path: Path) -> None:
+    for wanted in (replace(QUICK, resume=tmp_path), replace(QUICK, again=tmp_path)):
+        with pytest.raises(StackError, match="no run of the comparison"):
+            run.prepare(wanted, tmp_path)
+    (tmp_path / "comparison" / "1-other").mkdir(parents=True)
+    (tmp_path / "comparison" / "1-other" / "run.json").write_text('{"schema": 0}')
+    with pytest.raises(StackError, match="no run that was interrupted"):
+        run.latest_unfinished(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("audit", "code"),
+    [(CLEAN, Exit.OK), (NOT_AUDITED, Exit.OK), (Audit(clean=False, lost_ack=1), Exit.FAILED)],
+)
+def test_books_that_are_wrong_fail_the_run_and_void_trials_too(tmp_path: Path, audit: Audit, code: Exit) -> None:
+    folder, made = run.prepare(QUICK, tmp_path)
+    planned = made.plan[0]
+    where = folder / "trials" / planned.trial
+    where.mkdir()
+    contract.write_trial(where, replace(a_trial(planned, 1.0), is_void=True, audit=audit), [])
+    assert run._told(folder, made, lambda _: None) == code
 
 
 def progress(tmp_path: Path) -> tuple[run._Progress, list[contract.Planned]]:

@@ -21,7 +21,7 @@ import asyncpg
 from redis.asyncio import Redis
 
 from benchmarks.comparison import contract
-from benchmarks.comparison.contract import Audit, Event, Planned, Trial
+from benchmarks.comparison.contract import Event, Planned, Trial
 from benchmarks.comparison.engine import cells, stores
 from benchmarks.comparison.engine.crew import Shoppers, Watchers, shoppers, watchers
 from benchmarks.comparison.engine.shop import Sale, open_sale, settle_accounts
@@ -99,7 +99,7 @@ async def run(
     events: list[Event] = []
     found: dict[str, Any] = {}
     trouble = ""
-    audit = Audit(clean=False, findings=("was not audited",))
+    audit = contract.NOT_AUDITED
     facts: Facts | None = None
     try:
         async with _engine(place, planned.backend, scenario.engine) as stack:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.comparison.contract import Audit
-from benchmarks.report import repository
+from benchmarks.comparison.contract import NOT_AUDITED, Audit
+from benchmarks.report import repository, words
 from benchmarks.report.figures import verdict
 from benchmarks.report.figures.style import Book
 from benchmarks.report.reading import read
@@ -95,6 +95,14 @@ def test_books_that_are_not_clean_disqualify_whatever_was_counted_and_void_trial
     audits = {"A": Audit(clean=False, findings=("a hold outlived its deadline",))}
     found = document(tmp_path, MadeUp("peak", SAME, audits=audits, blocks=1, noise_blocks=0, void=[(1, "A")]))
     assert found["wrong"]["asyncio_redis"].startswith("asyncio_redis a hold outlived its deadline in peak-1-")
+
+
+def test_books_that_nobody_looked_into_are_not_wrong(tmp_path: Path) -> None:
+    made = MadeUp("peak", SAME, audits={"A": NOT_AUDITED}, blocks=1, noise_blocks=0, void=[(1, "A")])
+    found = document(tmp_path, made)
+    assert not is_disqualified(found)
+    assert {row["backend"]: row["trials"] for row in found["correctness"]} == {"asyncio_redis": 0, "gevent_rabbit": 1}
+    assert "at most 100.0 %" in str(words.words(found)["books"])
 
 
 def test_purchases_that_nobody_heard_of_are_told_and_disqualify_nobody(tmp_path: Path) -> None:
