@@ -16,7 +16,8 @@ from typing import Any
 from benchmarks.comparison.engine.crew import child, shoppers
 from benchmarks.comparison.scenario import Load
 
-# More than it can do, on as many connections as a server's pool has: what comes of it is the ceiling.
+# About as much as it can do at all, on as many connections as a server's pool has: what comes of it is the ceiling. With less, what was
+# asked for would be; drowned in twice as much, it opens connections and does half.
 FLOOD = Load(model="constant", rate=50_000.0, seconds=1.0, connections=256)
 TRICKLE = Load(model="constant", rate=200.0, seconds=1.0, connections=8)  # nobody waits for anybody
 WITHIN_S = 120.0

@@ -17,7 +17,7 @@ OUTCOME_LOOKS = {
     "SOLD_OUT": ("#56B4E9", ""),
     "REFUSED": ("#F0E442", "///"),
     "ERROR": ("#D55E00", "xxx"),
-    "TIMEOUT": ("#CC79A7", "..."),
+    "TIMEOUT": ("#CC79A7", "--"),
     "UNSENT": ("#000000", ""),
 }
 

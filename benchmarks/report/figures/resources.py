@@ -15,7 +15,7 @@ GROUPS = {
     "balancer": (("lb",), "#0072B2", ""),
     "servers": (("backend",), "#D55E00", "///"),
     "checkout workers": (("worker",), "#CC79A7", "\\\\\\"),
-    "upkeep, payments": (("upkeep", "payments"), "#F0E442", "..."),
+    "upkeep, payments": (("upkeep", "payments"), "#F0E442", "--"),
     "PostgreSQL": (("postgres",), "#009E73", ""),
     "Redis": (("redis",), "#E69F00", "xxx"),
     "RabbitMQ": (("rabbitmq",), "#56B4E9", "+++"),
