@@ -14,7 +14,7 @@ from benchmarks.comparison.contract import NOT_AUDITED, OUTCOMES, SOLD, SOLD_OUT
 from benchmarks.report import measures, statistics
 from benchmarks.report.measures import BY_KEY, METRICS, QUANTILES, SERVING, Metric
 from benchmarks.report.reading import Case, Left, RunLeft
-from benchmarks.report.statistics import Effect, Judged, Value
+from benchmarks.report.statistics import Effect, Judged, Value, Winner
 
 SCHEMA = 1
 FIRST, SECOND = "A", "B"
@@ -279,10 +279,19 @@ def _verdict(case: str, metric: Metric, effect: Effect | None, answer: Judged) -
     return row | effect_row(effect)
 
 
+# Of whom some attempts were never decided, and what that makes of B to A: more of B is a larger ratio, more of A a smaller one.
+BOUND = {
+    frozenset[Winner](): "",
+    frozenset({Winner.B}): "≥",
+    frozenset({Winner.A}): "≤",
+    frozenset({Winner.A, Winner.B}): "≷",
+}
+
+
 def effect_row(effect: Effect | None) -> dict[str, Any]:
     """As people read it: ratios, not their logarithms."""
     if effect is None:
-        return {"pairs": 0, "estimate": None, "low": None, "high": None, "floor": None, "threshold": None, "p": None, "p_exact": None, "superiority": None, "is_bound": False}  # fmt: skip
+        return {"pairs": 0, "estimate": None, "low": None, "high": None, "floor": None, "threshold": None, "p": None, "p_exact": None, "superiority": None, "bound": ""}  # fmt: skip
     shown = effect.scale.shown
     return {
         "pairs": effect.pairs,
@@ -294,7 +303,7 @@ def effect_row(effect: Effect | None) -> dict[str, Any]:
         "p": effect.p,
         "p_exact": effect.p_exact,
         "superiority": effect.superiority,
-        "is_bound": bool(effect.bounded),
+        "bound": BOUND[effect.bounded],
     }
 
 

@@ -49,7 +49,7 @@ def effect_text(row: Mapping[str, Any]) -> str:
         return NOTHING
     if not row["is_ratio"]:
         return f"{row['estimate'] * 100:+.2f} points"
-    return f"{'≥ ' if row['is_bound'] else ''}{row['estimate']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+    return f"{row['bound']}{' ' * bool(row['bound'])}{row['estimate']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
 
 
 def winner_text(document: Document, winner: str) -> str:
@@ -144,7 +144,8 @@ def _verdicts(document: Document) -> Table:
     note = (
         "Medians of trials with 95 % intervals; B to A is the mean of the blocks' ratios (difference, for shares). Noise: the most that one backend differed by from itself, "
         "in this scenario, or in all of the run where it was beside itself in fewer than three valid pairs here. "
-        "p after Holm's correction over all rows of this table. ≥: attempts without a verdict reach into it."
+        "p after Holm's correction over all rows of this table. ≥: attempts without a verdict reach into it; B to A is at least that if they are B's, ≤ at most if "
+        "they are A's, and ≷ anything if they are both's."
     )
     return _table("Verdicts", header, rows, note, (2, 3, 4, 5, 6))
 

@@ -51,7 +51,7 @@ def forest(book: Book) -> Iterator[Drawing]:
             markersize=6,
             markerfacecolor="white" if row["winner"] == "inconclusive" else colour,
         )
-        sign = "≥ " if row["is_bound"] else ""
+        sign = f"{row['bound']} " if row["bound"] else ""
         axes.annotate(
             f"{sign}{row['estimate']:.2f}  ({row['low']:.2f} to {row['high']:.2f})  {row['winner']}", (1.02, place), xycoords=("axes fraction", "data"),
             fontsize=7, va="center", color=INK, fontweight="bold" if row["winner"] in PAIR else "normal", annotation_clip=False,

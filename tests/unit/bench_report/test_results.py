@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from benchmarks.comparison.contract import NOT_AUDITED, Audit
-from benchmarks.report import repository, words
+from benchmarks.report import repository, statistics, tables, words
 from benchmarks.report.figures import verdict
 from benchmarks.report.figures.style import Book
 from benchmarks.report.reading import read
-from benchmarks.report.results import assemble, is_disqualified
+from benchmarks.report.results import assemble, effect_row, is_disqualified
+from benchmarks.report.statistics import RATIO, Value
 from tests import runs
 from tests.runs import MadeUp
 
@@ -95,6 +96,14 @@ def test_books_that_are_not_clean_disqualify_whatever_was_counted_and_void_trial
     audits = {"A": Audit(clean=False, findings=("a hold outlived its deadline",))}
     found = document(tmp_path, MadeUp("peak", SAME, audits=audits, blocks=1, noise_blocks=0, void=[(1, "A")]))
     assert found["wrong"]["asyncio_redis"].startswith("asyncio_redis a hold outlived its deadline in peak-1-")
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "sign"), [(False, True, "≥ "), (True, False, "≤ "), (True, True, "≷ "), (False, False, "2")]
+)
+def test_a_ratio_is_bounded_on_the_side_of_whose_attempts_were_not_decided(*, a: bool, b: bool, sign: str) -> None:
+    found = statistics.effect([(Value(10.0, a), Value(20.0 + n, b)) for n in range(3)], [], RATIO, 1)
+    assert tables.effect_text(effect_row(found) | {"is_ratio": True}).startswith(sign)
 
 
 def test_books_that_nobody_looked_into_are_not_wrong(tmp_path: Path) -> None:
