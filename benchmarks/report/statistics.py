@@ -29,6 +29,7 @@ NOTICEABLE_SHARE = 0.001  # of shoppers without a verdict: what the objective of
 LOST_TOLERATED = 0.01  # past this share of attempts without a verdict an average is one of survivors
 EXACT_PAIRS_MAX = 14  # up to here every pattern of signs is tried, 16,384; beyond, as many are drawn
 RESAMPLES = 9_999
+INTERVALS = f"95 % intervals (of fewer than {PAIRS_MIN} trials: least and most)"  # of medians, wherever they are shown
 UNDECIDED = "some attempts were never decided, and the difference may lie among them"
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.report.measures import BY_KEY
+from benchmarks.report.statistics import INTERVALS
 
 Table = dict[str, Any]
 Document = Mapping[str, Any]
@@ -142,7 +143,7 @@ def _verdicts(document: Document) -> Table:
         "why",
     ]
     note = (
-        "Medians of trials with 95 % intervals; B to A is the mean of the blocks' ratios (difference, for shares). Noise: the most that one backend differed by from itself, "
+        f"Medians of trials with {INTERVALS}; B to A is the geometric mean of the blocks' ratios (mean difference, for shares) with its 95 % interval. Noise: the most that one backend differed by from itself, "
         "in this scenario, or in all of the run where it was beside itself in fewer than three valid pairs here. "
         "p after Holm's correction over all rows of this table. ≥: attempts without a verdict reach into it; B to A is at least that if they are B's, ≤ at most if "
         "they are A's, and ≷ anything if they are both's."

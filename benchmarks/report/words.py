@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.report.statistics import PAIRS_MIN
+from benchmarks.report.statistics import FLOOR_PAIRS_MIN, PAIRS_MIN
 from benchmarks.report.tables import effect_text, level_text, number, winner_text
 
 Document = Mapping[str, Any]
@@ -159,16 +159,23 @@ def _ceiling(document: Document) -> str:
     if ceiling is None:
         return "What the generator can do at all was not measured."
     fastest = max((row["median"] for row in document["levels"] if row["metric"] == "throughput"), default=0.0)
-    return f"Against a server that does nothing the generator reaches {number(ceiling)} attempts a second; the fastest backend here was given {number(fastest / ceiling * 100, 2)} % of that."
+    return f"Against a server that does nothing the generator reaches {number(ceiling)} attempts a second; the fastest backend here decided {number(fastest / ceiling * 100, 2)} % of that."
 
 
 def _noise(document: Document) -> str:
     rows = [row for row in document["verdicts"] if row["metric"] == "response_p99" and row["floor"] is not None]
     if not rows:
         return "The noise of one backend beside itself is not known, so nothing is decided."
+    own = {case["name"] for case in document["cases"] if case["noise_pairs"] >= FLOOR_PAIRS_MIN}
+    by_place = {
+        row["case"]
+        if row["case"] in own
+        else "anywhere in the run, which is what the other scenarios are held against": row["floor"]
+        for row in rows
+    }
     return (
         "In p99 one backend differed from itself by up to "
-        + _listed([f"{(row['floor'] - 1) * 100:.0f} % ({row['case']})" for row in rows])
+        + _listed([f"{(floor - 1) * 100:.0f} % ({place})" for place, floor in by_place.items()])
         + "."
     )
 

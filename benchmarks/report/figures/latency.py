@@ -11,7 +11,7 @@ from benchmarks.report import measures
 from benchmarks.report.figures import style
 from benchmarks.report.figures.style import COLOURS, GREY, INK, MARKS, PAIR, Book, Drawing
 from benchmarks.report.reading import Case, Left
-from benchmarks.report.statistics import TAIL_MIN
+from benchmarks.report.statistics import INTERVALS, TAIL_MIN
 
 NS = 1e9
 BURST_S = 0.2  # arrivals within less have no order on a time axis
@@ -32,7 +32,8 @@ def over_time(book: Book) -> Iterator[Drawing]:
         edges = style.bins_of(everything, 60)
         until = max(float(frame[clock].max()) for frame in frames.values()) / NS
         for axes, label in zip(panels, PAIR, strict=True):
-            frame = frames[label].dropna(subset=["decided_ns"])
+            everybody = frames[label]
+            frame = everybody[~everybody["outcome"].isin(measures.WITHOUT_VERDICT)].dropna(subset=["decided_ns"])
             at = frame[clock].to_numpy() / NS
             took = (frame["decided_ns"] - frame["intended_ns"]).to_numpy() / 1e6
             axes.hist2d(
@@ -56,7 +57,7 @@ def over_time(book: Book) -> Iterator[Drawing]:
         block = typical["A"].trial.block
         caption = (
             f"{case.name}, {book.about(case)['load_model']}: response from the intended arrival until decided, by the moment of the {when}. "
-            f"Grey: every attempt of one trial each, darker where there are more; lines: p50, p99 and the longest per tenth of a second. "
+            f"Grey: every attempt of one trial each that has a verdict, darker where there are more; lines: p50, p99 and the longest per tenth of a second. "
             f"Block {block}, whose ratio of medians is the middle one."
         )
         style.small_print(figure, book.small_print(caption))
@@ -127,7 +128,9 @@ def comparison(book: Book) -> Iterator[Drawing]:
         axes.set_title(f"{case.name}: {book.about(case)['load_model']}", loc="left", fontsize=9)
     style.legend(panels[0], fontsize=8, loc="upper left")
     caption = (
-        "Response from the intended arrival until decided. Pale: a trial each; full: their median with its 95 % interval (BCa over trials). "
+        "Response from the intended arrival until decided. Pale: a trial each; full: their medians with "
+        + INTERVALS
+        + ". "
         "≥ where attempts without a verdict reach the percentile. " + " ".join(book.sample(case) for case in cases)
     )
     style.small_print(figure, book.small_print(caption))

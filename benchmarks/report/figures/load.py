@@ -10,6 +10,7 @@ from benchmarks.report import measures
 from benchmarks.report.figures import style
 from benchmarks.report.figures.style import COLOURS, DASHES, GREY, INK, LIGHT, MARKS, PAIR, Book, Drawing
 from benchmarks.report.results import OBJECTIVE_P99_MS
+from benchmarks.report.statistics import INTERVALS
 
 CEILING_SHARE = 0.7  # of what the generator can do at all: above it a figure may be the generator's
 OUTCOME_LOOKS = {
@@ -91,7 +92,7 @@ def _steps(book: Book, scenario: str) -> Drawing:
     about = next(row for row in book.document["cases"] if row["scenario"] == scenario)
     caption = (
         f"{scenario}, {about['load_model']}: attempts decided per second, share without a verdict, and p99 from the intended arrival until decided, by the rate offered. "
-        f"Medians of {min(row['trials'] for row in rows)} to {max(row['trials'] for row in rows)} valid trials with 95 % intervals. A step is kept up with "
+        f"Medians of {min(row['trials'] for row in rows)} to {max(row['trials'] for row in rows)} valid trials with {INTERVALS}. A step is kept up with "
         "when p99 is at most 1 s, at most 0.1 % have no verdict, and 99 % of the rate is decided. Shaded: above 70 % of what the generator can do at all."
     )
     style.small_print(figure, book.small_print(caption))

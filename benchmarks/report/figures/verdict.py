@@ -76,7 +76,7 @@ def forest(book: Book) -> Iterator[Drawing]:
     axes.set_xlabel(f"B: {book.name_of('B')}, in times of A: {book.name_of('A')} (logarithmic)")
     run = book.document["run"]
     caption = (
-        f"Ratio B to A of each metric and scenario: mean of the blocks' ratios with its 95 % interval, from {run['trials'] - run['void']} valid trials and "
+        f"Ratio B to A of each metric and scenario: geometric mean of the blocks' ratios with its 95 % interval, from {run['trials'] - run['void']} valid trials and "
         f"{run['attempts']:,} attempts. Green: within 5 % of equality. Grey: the most that one backend differs by from itself, there or, where that was seen too seldom, anywhere in the run. Open loops; responses are from the intended arrival until decided, where not called "
         "accepted. Less is better but for throughput and capacity; the winner is computed."
     )

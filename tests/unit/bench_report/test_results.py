@@ -78,6 +78,7 @@ def test_void_trials_are_shown_and_count_for_nothing_else(planted: dict[str, Any
 def test_noise_of_the_whole_run_serves_where_a_scenario_has_none(planted: dict[str, Any]) -> None:
     floors = {row["case"]: row["floor"] for row in planted["verdicts"] if row["metric"] == "response_p50"}
     assert len(set(floors.values())) == 1
+    assert str(words.words(planted)["noise"]).count("%") == 2  # slower's own, and the one that serves all others
     assert None not in floors.values()
 
 

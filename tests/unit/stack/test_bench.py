@@ -63,6 +63,7 @@ def test_the_parts_that_can_be_asked_for_are_those_that_there_are() -> None:
         ("backend", "nothing"),
         ("backend", "gevent_rabbit", "--part", "million"),
         ("backend", "--slow"),
+        ("scenario", "normal", "--blocks", "0"),
     ],
 )
 def test_what_cannot_be_measured_is_bad_usage(words: tuple[str, ...]) -> None:
