@@ -31,7 +31,11 @@ async def main() -> int:
         async with opened(*at) as field:
             for number, name in enumerate(options.parts, 1):
                 _say(f"strategy {number} of {len(options.parts)}: {name}")
-                found.append(result(await try_strategy(field, name, QUICK if options.quick else FULL, _say)))
+                try:
+                    found.append(result(await try_strategy(field, name, QUICK if options.quick else FULL, _say)))
+                except RuntimeError as error:  # somebody never had an answer, or a process ended by itself
+                    _say(f"given up: {error}")
+                    return 1
     pictures = draw(found, options.pictures)
     print(json.dumps(whole(found, list(map(str, pictures)))))
     return 0

@@ -131,6 +131,10 @@ class Together:
 
     async def all_told(self) -> None:
         """Raises ``RuntimeError`` when somebody never is."""
-        async with asyncio.timeout(TOLD_SECONDS):
-            while any(len(watch.told) < len(watch.asked) for watch in self._watches):
-                self.hear(*await self._watches[0].field.heard.get())
+        try:
+            async with asyncio.timeout(TOLD_SECONDS):
+                while any(len(watch.told) < len(watch.asked) for watch in self._watches):
+                    self.hear(*await self._watches[0].field.heard.get())
+        except TimeoutError:
+            name = self._watches[0].strategy.name()
+            raise RuntimeError(f"{name}: somebody in a race has no answer within {TOLD_SECONDS:.0f} s") from None
