@@ -9,11 +9,13 @@ import pytest
 
 from benchmarks.comparison import contract, plan, scenario
 from benchmarks.comparison.contract import Run
-from benchmarks.comparison.engine import run, trial
+from benchmarks.comparison.engine import ceiling, run, trial
 from benchmarks.comparison.flight import NEVER, peak
+from benchmarks.comparison.observe import queues, stock
 from flashsale.settings import Settings
 from flashsale.stack.exits import Exit
 from tests.databases import PASSWORDS, given
+from tests.patience import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +24,7 @@ TINY = {
     "question": "Does a trial leave behind what the contract says?",
     "labels": ["A", "B", "C", "D"],
     "viewers": 3,
-    "load": {"model": "constant", "rate": 100, "seconds": 2, "connections": 20, "patience_s": 600},
+    "load": {"model": "constant", "rate": 200, "seconds": 1, "connections": 20, "patience_s": 600},
     "shop": {"stock": STOCK},
     "engine": {"servers": 1},
 }
@@ -43,6 +45,9 @@ async def test_all_meet_the_same_shoppers_and_everything_is_written_down(
 ) -> None:
     monkeypatch.setattr(trial, "SETTLES_S", 0.0)  # nothing is measured here
     monkeypatch.setattr(trial, "PRIMER", replace(trial.PRIMER, seconds=0.5))
+    for observer in (stock, queues):  # whose last look is held against the books
+        monkeypatch.setattr(observer, "ASK_S", PATIENCE_SECONDS)
+    monkeypatch.setattr(ceiling, "FLOOD", replace(ceiling.FLOOD, rate=1_000.0))
     planned = plan.plan([scenario.parse("tiny", TINY)], "scenario", 1)
     manifest = Run("scenario", "a test", "unknown", 1, {}, {}, {"tiny": TINY}, tuple(planned), "now")
     folder = settings.home / "comparison" / "tiny"

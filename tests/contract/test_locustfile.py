@@ -1,6 +1,7 @@
 """The shoppers for Locust buy, follow and decide at a real server of either backend, without a failure."""
 
 import asyncio
+import contextlib
 import csv
 import os
 import sys
@@ -57,12 +58,14 @@ async def test_locusts_shoppers_come_and_go(stage: Stage, backend: str, tmp_path
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while (await _seq(stage, sku)) < ENOUGH and locust.returncode is None:
-            await asyncio.sleep(0.1)
+    # enough, or its own time is up; what was done until then is looked at either way
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while (await _seq(stage, sku)) < ENOUGH and locust.returncode is None:
+                await asyncio.sleep(0.1)
     if locust.returncode is None:
         locust.terminate()
-    _, said = await asyncio.wait_for(locust.communicate(), PATIENCE_SECONDS)
+    _, said = await asyncio.wait_for(locust.communicate(), 2 * PATIENCE_SECONDS)  # it has its own to end in
     assert locust.returncode == 0, said.decode()
     with (tmp_path / "seen_stats.csv").open(encoding="utf-8", newline="") as file:
         names = {row["Name"] for row in csv.DictReader(file)}
