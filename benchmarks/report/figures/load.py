@@ -93,7 +93,7 @@ def _steps(book: Book, scenario: str) -> Drawing:
     caption = (
         f"{scenario}, {about['load_model']}: attempts decided per second, share without a verdict, and p99 from the intended arrival until decided, by the rate offered. "
         f"Medians of {min(row['trials'] for row in rows)} to {max(row['trials'] for row in rows)} valid trials with {INTERVALS}. A step is kept up with "
-        "when p99 is at most 1 s, at most 0.1 % have no verdict, and 99 % of the rate is decided. Shaded: above 70 % of what the generator can do at all."
+        "when 99 % of what is offered is decided within a second of its intended arrival, and at most 0.1 % have no verdict. Shaded: above 70 % of what the generator can do at all."
     )
     style.small_print(figure, book.small_print(caption))
     return Drawing(

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks.comparison.contract import NOT_AUDITED, Audit
@@ -145,6 +146,14 @@ def test_capacity_is_the_most_that_was_kept_up_with(tmp_path: Path) -> None:
         ("steps rate=900", "A"): 9,
         ("steps rate=900", "B"): 0,
     }
+
+
+def test_a_straggler_is_not_the_rates_fault(tmp_path: Path) -> None:
+    made = MadeUp(
+        "steps", {"A": lambda _, at: np.where(at < at.max(), 5.0, 3_000.0)}, "rate=600", blocks=1, noise_blocks=0
+    )
+    (row,) = document(tmp_path, made)["series"]
+    assert (row["kept_up"], row["trials"]) == (1, 1)
 
 
 def test_four_cells_say_what_is_execution_and_what_is_pattern(tmp_path: Path) -> None:
