@@ -308,13 +308,25 @@ def effect_row(effect: Effect | None) -> dict[str, Any]:
 
 
 def _capacities(measured: Sequence[Measured], scenario: str, first: str, second: str) -> list[tuple[Value, Value]]:
+    # Of a block in which one of the two has a void step nothing is known: the void one may be what it keeps up with.
+    spoiled: set[int] = set()
     found: dict[int, dict[str, float]] = {}
-    for one in valid(measured):
-        if one.left.case.scenario == scenario and one.left.case.variant.startswith(RATE_SETTING):
-            best = found.setdefault(one.trial.block, {})
-            if keeps_up(one):
-                best[one.trial.label] = max(best.get(one.trial.label, 0.0), one.trial.offered_per_s)
-    return [(Value(best[first]), Value(best[second])) for best in found.values() if first in best and second in best]
+    for one in measured:
+        trial = one.trial
+        if one.left.case.scenario != scenario or not one.left.case.variant.startswith(RATE_SETTING):
+            continue
+        if trial.label not in {first, second}:
+            continue
+        if trial.is_void:
+            spoiled.add(trial.block)
+        elif keeps_up(one):
+            best = found.setdefault(trial.block, {})
+            best[trial.label] = max(best.get(trial.label, 0.0), trial.offered_per_s)
+    return [
+        (Value(best[first]), Value(best[second]))
+        for block, best in found.items()
+        if first in best and second in best and block not in spoiled
+    ]
 
 
 def keeps_up(one: Measured) -> bool:

@@ -148,6 +148,24 @@ def test_capacity_is_the_most_that_was_kept_up_with(tmp_path: Path) -> None:
     }
 
 
+def test_a_void_step_makes_no_capacity_smaller(tmp_path: Path) -> None:
+    servers = {"A": runs.constant(5), "B": runs.constant(5)}
+    steps = [
+        MadeUp(
+            "steps",
+            servers,
+            f"rate={rate}",
+            rate=rate,
+            blocks=3,
+            noise_blocks=0,
+            void=[(1, "A")] if rate == 900 else [],
+        )
+        for rate in (600, 900)
+    ]
+    row = next(row for row in document(tmp_path, *steps)["verdicts"] if row["metric"] == "capacity")
+    assert (row["pairs"], row["estimate"]) == (2, 1.0)
+
+
 def test_a_straggler_is_not_the_rates_fault(tmp_path: Path) -> None:
     made = MadeUp(
         "steps", {"A": lambda _, at: np.where(at < at.max(), 5.0, 3_000.0)}, "rate=600", blocks=1, noise_blocks=0
