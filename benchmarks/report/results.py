@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.comparison.contract import NOT_AUDITED, OUTCOMES, SOLD, SOLD_OUT, Audit, Trial
 from benchmarks.report import measures, statistics
 from benchmarks.report.measures import BY_KEY, METRICS, QUANTILES, SERVING, Metric
-from benchmarks.report.reading import Case, Left, RunLeft
+from benchmarks.report.reading import Case, Left, RunLeft, UnreadableError
 from benchmarks.report.statistics import Effect, Judged, Value, Winner
 
 SCHEMA = 1
@@ -119,7 +119,7 @@ def assemble(run: RunLeft, code: Mapping[str, Any], say: Callable[[str], None] =
         "series": list(_series(measured, run)),
         "sides": list(_sides(measured, run)),
         "variants": list(_variants(measured, run)),
-        "lab": _lab(run.lab),
+        "lab": _read_lab(run),
         "code": dict(code),
     }
     return Results(document, measured)
@@ -505,6 +505,15 @@ def _variants(measured: Sequence[Measured], run: RunLeft) -> Iterable[dict[str, 
                     "scenario": scenario, "label": label, "first": first.variant, "second": other.variant, "metric": key,
                     "title": BY_KEY[key].title, **effect_row(found),
                 }  # fmt: skip
+
+
+def _read_lab(run: RunLeft) -> dict[str, Any] | None:
+    try:
+        return _lab(run.lab)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UnreadableError(
+            f"{run.lab_file} is no result of ./flash bench strategies as it is written now ({error}). Fix: run it again"
+        ) from error
 
 
 def _lab(lab: Mapping[str, Any] | None) -> dict[str, Any] | None:

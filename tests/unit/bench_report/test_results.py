@@ -11,7 +11,7 @@ from benchmarks.comparison.contract import NOT_AUDITED, Audit
 from benchmarks.report import repository, statistics, tables, words
 from benchmarks.report.figures import verdict
 from benchmarks.report.figures.style import Book
-from benchmarks.report.reading import read
+from benchmarks.report.reading import UnreadableError, read
 from benchmarks.report.results import assemble, effect_row, is_disqualified
 from benchmarks.report.statistics import RATIO, Value
 from tests import runs
@@ -219,6 +219,14 @@ def test_the_labs_result_is_taken_along(tmp_path: Path) -> None:
     (drawn,) = verdict.oversell(Book(left, results))
     assert "; 4 races" in drawn.caption
     assert [line.get_xdata() for line in drawn.figure.axes[0].lines if line.get_marker() == "o"] == [[75.0]]
+
+
+def test_a_lab_of_another_program_is_said_to_be_one(tmp_path: Path) -> None:
+    lab = tmp_path / "strategies.json"
+    lab.write_text('{"kinds": {}, "strategies": [{"name": "sql"}]}')
+    folder = runs.write(tmp_path / "run", [MadeUp("peak", SAME, blocks=1, noise_blocks=0)])
+    with pytest.raises(UnreadableError, match="bench strategies as it is written now"):
+        assemble(read(folder, lab), {})
 
 
 def test_lines_of_code_are_neither_empty_nor_said_to_people() -> None:
