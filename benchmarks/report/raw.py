@@ -8,7 +8,9 @@ from pathlib import Path
 
 from benchmarks.report.reading import RunLeft
 
-ARCHIVE_BYTES_MAX = 2 << 20  # figures, pages and numbers of a standard run take eight, and all of it should stay about ten
+ARCHIVE_BYTES_MAX = (
+    2 << 20
+)  # figures, pages and numbers of a standard run take eight, and all of it should stay about ten
 OF_EVERY_TRIAL = ("trial.json", "events.json", "resources.csv.gz", "system.csv.gz", "stock.csv.gz", "queues.csv.gz")
 SHRINKS_AT_BEST = 0.3  # from gzip to xz: what would not fit even so is not tried, which takes minutes of a long run
 LARGE = ("requests.csv.gz", "calls.csv.gz")  # of as many trials as there is room for, in the order of the plan

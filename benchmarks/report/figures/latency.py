@@ -57,7 +57,7 @@ def over_time(book: Book) -> Iterator[Drawing]:
         block = typical["A"].trial.block
         caption = (
             f"{case.name}, {book.about(case)['load_model']}: response from the intended arrival until decided, by the moment of the {when}. "
-            f"Grey: every attempt of one trial each that has a verdict, darker where there are more; lines: p50, p99 and the longest per tenth of a second. "
+            f"Grey: every attempt of one trial each that has a verdict, darker where there are more; lines: p50, p99 and the longest per tenth of a second; of a hundred attempts or fewer p99 is the longest or the next. "
             f"Block {block}, whose ratio of medians is the middle one."
         )
         style.small_print(figure, book.small_print(caption))
