@@ -6,6 +6,10 @@ that were stopped while they began did.
 """
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
 
 
 def heed() -> None:
@@ -13,3 +17,12 @@ def heed() -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
+
+
+async def apart(work: Coroutine[Any, Any, Result]) -> Result:
+    """Await ``work`` in a task of its own, so that its caller can heed.
+
+    A task group before 3.13 that fails while it ends leaves its task as if told to end, and a loop that heeded would stop with
+    the first outage.
+    """
+    return await asyncio.create_task(work)

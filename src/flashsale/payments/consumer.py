@@ -20,7 +20,7 @@ from aiormq.abc import DeliveredMessage
 
 from flashsale.authority.client import Authority, AuthorityUnavailable, BadBatch
 from flashsale.contract import wire
-from flashsale.heed import heed
+from flashsale.heed import apart, heed
 from flashsale.payments import queues
 from flashsale.payments.client import GatewayRefused, GatewayUnavailable
 from flashsale.payments.metrics import Metrics
@@ -114,7 +114,7 @@ class Consumer:
             heed()
             try:
                 await self._authority.ping()  # nothing is taken that could not be worked on
-                await self._session()
+                await apart(self._session())
             except* (queues.BrokerUnavailable, AuthorityUnavailable, *queues.BROKEN) as group:
                 # a session that worked for a while broke; one that never did is waited for longer each time
                 failures = 1 if self.is_consuming else failures + 1

@@ -26,7 +26,7 @@ from flashsale.authority.batch import decide
 from flashsale.authority.client import Attempt, Authority, AuthorityUnavailable, BadBatch, Decision
 from flashsale.contract.lifecycle import State
 from flashsale.contract.verdict import Verdict
-from flashsale.heed import heed
+from flashsale.heed import apart, heed
 from flashsale.queued import feed, message, metrics, topology
 from flashsale.queued.deliveries import Delivery, Tap, Tapping
 from flashsale.queued.teller import Teller
@@ -72,7 +72,7 @@ class Worker:
             heed()
             try:
                 await self._authority.ping()  # nothing is taken that cannot be decided
-                await self._session()
+                await apart(self._session())
             except* (AuthorityUnavailable, SessionLost, AMQPError, ChannelInvalidStateError, OSError) as group:
                 self._set_consuming(is_so=False)
                 log.warning("checkout.waits", reason=str(_first(group)), seconds=round(self._backoff_s, 2))

@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
+from typing import Any
 
 import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
@@ -57,7 +58,7 @@ class Road:
             self._open_since_s = time.monotonic()
         return timedelta(seconds=max(0.0, began_s - self._open_since_s))
 
-    def once_ours(self, round_: Callable[[], Awaitable[float]]) -> Callable[[], Awaitable[float]]:
+    def once_ours(self, round_: Callable[[], Awaitable[float]]) -> Callable[[], Coroutine[Any, Any, float]]:
         """The same round, which does nothing until the queues are claimed for this database, nor after they are another's."""
 
         async def guarded() -> float:

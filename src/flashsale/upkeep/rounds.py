@@ -1,13 +1,14 @@
 """Endless rounds of work that live through outages: the one place where upkeep waits and tries again."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import structlog
 
 from flashsale.authority.client import AuthorityUnavailable
 from flashsale.gate.client import GateUnavailable
-from flashsale.heed import heed
+from flashsale.heed import apart, heed
 
 RETRY_SECONDS_FIRST = 0.02
 RETRY_SECONDS_MAX = (
@@ -22,7 +23,7 @@ def retry_pause(failures: int) -> float:
     return float(min(RETRY_SECONDS_FIRST * 2 ** min(failures - 1, 10), RETRY_SECONDS_MAX))
 
 
-async def run_rounds(name: str, work: Callable[[], Awaitable[float]]) -> None:
+async def run_rounds(name: str, work: Callable[[], Coroutine[Any, Any, float]]) -> None:
     """Call ``work`` for ever, each time after the seconds the last call returned.
 
     Redis or PostgreSQL being away is waited out, with one log line when it begins and one when it is over; anything else is
@@ -32,7 +33,7 @@ async def run_rounds(name: str, work: Callable[[], Awaitable[float]]) -> None:
     while True:
         heed()
         try:
-            pause = await work()
+            pause = await apart(work())
         except (AuthorityUnavailable, GateUnavailable) as error:
             failures += 1
             if failures == 1:

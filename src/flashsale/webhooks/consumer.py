@@ -17,7 +17,7 @@ import structlog
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
 from flashsale.contract import events
-from flashsale.heed import heed
+from flashsale.heed import apart, heed
 from flashsale.payments import queues
 from flashsale.webhooks.sender import Sender, Undelivered
 
@@ -84,7 +84,7 @@ class Consumer:
         while True:
             heed()
             try:
-                await self._session(began)
+                await apart(self._session(began))
             except* (queues.BrokerUnavailable, *queues.BROKEN) as group:
                 failures += 1
                 if failures == 1:

@@ -101,3 +101,31 @@ async def test_who_is_told_to_end_ends_though_the_driver_forgets_it(
     task.cancel()
     assert done, "it goes on as if nobody had asked"
     assert task.cancelled()
+
+
+async def test_who_was_told_nothing_goes_on_after_a_session_that_failed_while_it_ended() -> None:
+    sessions = 0
+    are_enough = asyncio.Event()
+
+    async def session() -> None:
+        nonlocal sessions
+        sessions += 1
+        if sessions == 3:
+            are_enough.set()
+
+        async def lose() -> None:
+            await asyncio.sleep(0)  # until the group ends, and waits
+            raise SessionLost("gone")
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(lose())
+
+    one = Worker(SimpleNamespace(ping=_nothing), "amqp://nowhere", SimpleNamespace(), 1)  # type: ignore[arg-type] # as much of one as it asks
+    one._session = session  # type: ignore[method-assign]
+    task = asyncio.create_task(one.run())
+    enough = asyncio.create_task(are_enough.wait())
+    await asyncio.wait((task, enough), timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    enough.cancel()
+    task.cancel()
+    await asyncio.wait({task})
+    assert sessions == 3
