@@ -384,26 +384,17 @@ def _is_served(bench: Bench, parts: Sequence[str] | None) -> bool:
 
 async def _measure(bench: Bench, stack: Stack, parsed: argparse.Namespace, stem: Path, core: int) -> dict[str, Any]:
     pids = {process.role: process.pid for process in stack.processes if process.pid is not None}
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
+    words = [
         *("-m", bench.module, *_words(parsed)),
         *("--home", str(stem.parent), "--pictures", str(stem), "--core", str(core)),
         *("--processes", ",".join(f"{name}={pid}" for name, pid in pids.items())),
-        cwd=REPOSITORY,
-        env=stack.environment_for(bench.role)
+    ]
+    environment = (
+        stack.environment_for(bench.role)
         | {"MPLCONFIGDIR": str(stem.parent / "matplotlib")}  # its list of fonts is ours to keep, and nobody's home's
-        | ({"FLASH_POSTGRES_URL": stack.urls.postgres_owner} if bench.as_owner else {}),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        limit=RESULT_BYTES_MAX,
-        preexec_fn=dies_with_us(signal.SIGTERM),
+        | ({"FLASH_POSTGRES_URL": stack.urls.postgres_owner} if bench.as_owner else {})
     )
-    assert child.stdout is not None
-    try:
-        said = await child.stdout.readline()
-        code = await child.wait()
-    finally:
-        await _stop(child)
+    code, said = await heard(words, environment, RESULT_BYTES_MAX)
     if code != 0 or not said:
         raise StackError(f"{bench.module} ended with {code}; it says why above")
     found: dict[str, Any] = json.loads(said)
@@ -450,6 +441,27 @@ def _cpu() -> str:
     except OSError:
         return "unknown"
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+async def heard(words: Sequence[str], environment: dict[str, str], bytes_max: int) -> tuple[int, bytes]:
+    """Run a module of Python's that says one line on its stdout: its exit status and the line. It ends with us."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *words,
+        cwd=REPOSITORY,
+        env=environment,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        limit=bytes_max,
+        preexec_fn=dies_with_us(signal.SIGTERM),
+    )
+    assert child.stdout is not None
+    try:
+        said = await child.stdout.readline()
+        code = await child.wait()
+    finally:
+        await _stop(child)
+    return code, said
 
 
 async def _stop(child: asyncio.subprocess.Process, within_s: float = STOP_WITHIN_S) -> None:

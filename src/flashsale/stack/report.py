@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 from flashsale.settings import REPOSITORY, Settings
+from flashsale.stack.bench import heard
 from flashsale.stack.console import Say, table
 from flashsale.stack.exits import Exit, StackError
-from flashsale.stack.processes import dies_with_us
 
 DIFF = "diff"
-STOP_WITHIN_S = 10.0
 RESULT_BYTES_MAX = 64 << 20  # a difference of two long runs is some hundred KiB
 
 
@@ -87,34 +83,11 @@ def _has_ended(run: Path) -> bool:
 
 async def _measured(words: list[str], settings: Settings) -> tuple[int, dict[str, Any]]:
     settings.home.mkdir(parents=True, exist_ok=True)
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "benchmarks.report", *words),
-        cwd=REPOSITORY,
-        env=os.environ | {"PYTHONPATH": "src", "MPLCONFIGDIR": str(settings.home / "benchmarks" / "matplotlib")},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        limit=RESULT_BYTES_MAX,
-        preexec_fn=dies_with_us(signal.SIGTERM),
-    )
-    assert child.stdout is not None
-    try:
-        said = await child.stdout.readline()
-        code = await child.wait()
-    finally:
-        await _stop(child)
+    environment = os.environ | {
+        "PYTHONPATH": "src",
+        "MPLCONFIGDIR": str(settings.home / "benchmarks" / "matplotlib"),
+    }
+    code, said = await heard(["-m", "benchmarks.report", *words], environment, RESULT_BYTES_MAX)
     if code not in {Exit.OK, Exit.FAILED, Exit.MISSING}:
         raise StackError(f"benchmarks.report ended with {code}; it says why above")
     return code, json.loads(said) if said else {}
-
-
-async def _stop(child: asyncio.subprocess.Process) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        if child.returncode is not None:
-            return
-        child.send_signal(number)
-        try:
-            async with asyncio.timeout(STOP_WITHIN_S):
-                await child.wait()
-        except TimeoutError:
-            continue
