@@ -1,26 +1,26 @@
 """``python -m benchmarks.comparison.cells.gevent_direct``: the front of ``gevent_rabbit``, which has PostgreSQL decide and answers with the verdict."""
 
-# Before any other import, as in the backend.
+# ruff: noqa: E402 - before any other import, as in the backend: a lock or a socket that was made before would stop everybody
 from gevent import monkey
 
 monkey.patch_all()
 
-import os  # noqa: E402
-from collections import deque  # noqa: E402
-from types import SimpleNamespace  # noqa: E402
-from typing import Any, cast  # noqa: E402
+import os
+from collections import deque
+from types import SimpleNamespace
+from typing import Any, cast
 
-import gevent  # noqa: E402
-from gevent.event import AsyncResult, Event  # noqa: E402
+import gevent
+from gevent.event import AsyncResult, Event
 
-from flashsale import logs  # noqa: E402
-from flashsale.authority import queries  # noqa: E402
-from flashsale.authority.green import AuthorityUnavailable, GreenAuthority  # noqa: E402
-from flashsale.backends.gevent_rabbit import app  # noqa: E402
-from flashsale.backends.gevent_rabbit.checkout import Checkout, Outcome  # noqa: E402
-from flashsale.contract.verdict import DETAILS, Verdict  # noqa: E402
-from flashsale.queued.message import Message  # noqa: E402
-from flashsale.settings import Settings  # noqa: E402
+from flashsale import logs
+from flashsale.authority import queries
+from flashsale.authority.green import AuthorityUnavailable, GreenAuthority
+from flashsale.backends.gevent_rabbit import app
+from flashsale.backends.gevent_rabbit.checkout import Checkout, Outcome
+from flashsale.contract.verdict import DETAILS, Verdict
+from flashsale.queued.message import Message
+from flashsale.settings import Settings
 
 RESERVE = """
     SELECT * FROM reserve_batch($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::bytea[], $6::bigint[], $7::timestamptz[],
