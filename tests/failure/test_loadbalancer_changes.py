@@ -127,7 +127,7 @@ async def test_what_is_wrong_ends_with_a_code_of_its_own_and_says_why() -> None:
             (("drain", "z"), Exit.USAGE, "no server is named 'z'; there are a"),
             (("weight", "a", "0"), Exit.USAGE, "weight is '0'; allowed: a whole number, 1 to 256"),
             (("add", "a=h:1"), Exit.USAGE, "a server is named 'a' already"),
-            (("add", "a b"), Exit.USAGE, "is not a server; allowed: [name=]host:port[*weight]"),
+            (("add", "a b"), Exit.USAGE, "'a b' is not a server; allowed: [name=]host:port[/path][*weight]"),
             (("remove", "a"), Exit.USAGE, "'a' is the last server"),
             (("algorithm", "least_connection"), Exit.USAGE, "did you mean least_connections?"),
             (("weight", "a"), Exit.USAGE, "the following arguments are required: N"),
