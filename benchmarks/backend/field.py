@@ -1,13 +1,16 @@
 """What every part of the benchmark is given, and how a server of ours gets ready for it."""
 
+import argparse
 import asyncio
 import contextlib
 import os
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks import parts
 from benchmarks.backend.attempts import Attempts, Names, body
 from benchmarks.backend.load import SERVER
 from benchmarks.backend.servers import EDGE, OURS, Server, ask, gate_answers, running
@@ -85,6 +88,28 @@ class Field(NamedTuple):
             if time.monotonic() > ends:
                 raise RuntimeError(f"the gate of {short} was not made")
             await asyncio.sleep(0.1)
+
+
+@contextlib.asynccontextmanager
+async def opened(options: argparse.Namespace) -> AsyncIterator[Field]:
+    """A field of its own, by what `bench` told; FLASH_POSTGRES_URL is the owner's."""
+    environment = dict(os.environ)
+    shop = await Shop.open(environment["FLASH_POSTGRES_URL"])
+    try:
+        with tempfile.TemporaryDirectory(prefix="flash-bench-") as folder:
+            yield Field(
+                environment=environment,
+                processes=options.processes,
+                core=options.core,
+                folder=Path(folder),
+                home=options.home,
+                pictures=options.pictures,
+                shop=shop,
+                names=Names(f"{time.time_ns():x}"),
+                say=parts.say,
+            )
+    finally:
+        await shop.close()
 
 
 def wish(sku: str) -> str:

@@ -1,21 +1,13 @@
-"""``python -m benchmarks.lb``: started by ``./flash bench``. Progress on stderr, one JSON line on stdout.
+"""``python -m benchmarks.lb``: started by ``./flash bench``, with the laws of ``benchmarks.parts``."""
 
-Laws as in ``benchmarks.backend``: whatever is compared is measured in every round, one after the other, and ratios are taken within
-a round; an answer that was not asked for ends the run; a bar that is missed does not.
-"""
-
-import argparse
-import json
 import os
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import uvloop
 
-from benchmarks.backend.__main__ import processes
-from benchmarks.backend.report import Section, whole
+from benchmarks import parts
 from benchmarks.lb import idle, link, plain, relay, tls
 from benchmarks.lb.field import Field
 
@@ -23,7 +15,7 @@ PARTS = {"plain": plain, "tls": tls, "idle": idle, "relay": relay, "link": link}
 
 
 async def main() -> int:
-    options = _parse(sys.argv[1:])
+    options = parts.chosen(parts.parser("lb").parse_args(), PARTS)
     with tempfile.TemporaryDirectory(prefix="flash-bench-") as folder:
         field = Field(
             environment=dict(os.environ),
@@ -32,34 +24,10 @@ async def main() -> int:
             folder=Path(folder),
             home=options.home,
             pictures=options.pictures,
-            say=_say,
+            say=parts.say,
         )
-        sections: dict[str, Section] = {}
-        for number, name in enumerate(options.parts, 1):
-            _say(f"part {number} of {len(options.parts)}: {name}")
-            part = PARTS[name]
-            sections[name] = await part.measure(field, part.QUICK if options.quick else part.FULL)
-    print(json.dumps(whole(sections)))
+        await parts.measure(field, PARTS, options)
     return 0
-
-
-def _say(text: str) -> None:
-    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
-
-
-def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.lb", allow_abbrev=False)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--part", action="append", dest="parts", choices=list(PARTS))
-    parser.add_argument("--home", type=Path, required=True, help="where peers are installed")
-    parser.add_argument("--pictures", type=Path, required=True, help="the first part of their names")
-    parser.add_argument("--core", type=int, required=True, help="the balancer's own")
-    parser.add_argument(
-        "--processes", type=processes, default={}, metavar="NAME=PID,...", help="services and roles, if there are any"
-    )
-    options = parser.parse_args(arguments)
-    options.parts = [name for name in PARTS if name in (options.parts or PARTS)]
-    return options
 
 
 if __name__ == "__main__":
