@@ -320,10 +320,8 @@ class Authority:
 
     async def read_standing(self, rid: uuid.UUID, purchase: uuid.UUID, buyer: str) -> Standing:
         """What is recorded of an attempt and of the purchase its key may have made, of one snapshot."""
-        (row,) = await self._rows(queries.STANDING, rid, purchase, buyer)
-        return Standing(
-            row["attempt_verdict"], row["fingerprint"], queries.purchase(row) if row["id"] is not None else None
-        )
+        (standing,) = queries.standings(await self._rows(queries.STANDINGS, [rid], [purchase], [buyer]))
+        return standing
 
     async def verdicts(self, rids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
         """Which of these attempts are decided."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
+from flashsale.authority.standing import Standing
 from flashsale.contract import wire
 from flashsale.contract.stock import Copies, Copy, Held, Reading, Watched
 
@@ -39,12 +40,14 @@ class Stock(NamedTuple):
 
 PURCHASE = "SELECT * FROM purchase_document WHERE id = $1 AND buyer = $2"
 
-STANDING = """
+# OFFSET 0 keeps each a search by key for every one asked about: joined at will, tables without statistics were read whole.
+STANDINGS = """
     SELECT a.verdict AS attempt_verdict, p.fingerprint, d.*
-    FROM (SELECT $1::uuid AS rid, $2::uuid AS purchase) q
-    LEFT JOIN attempt a ON a.rid = q.rid AND a.purchase_id = q.purchase
-    LEFT JOIN purchase p ON p.id = q.purchase AND p.buyer = $3
-    LEFT JOIN purchase_document d ON d.id = p.id"""
+    FROM unnest($1::uuid[], $2::uuid[], $3::text[]) WITH ORDINALITY q (rid, purchase, buyer, at)
+    LEFT JOIN LATERAL (SELECT verdict FROM attempt WHERE rid = q.rid AND purchase_id = q.purchase OFFSET 0) a ON true
+    LEFT JOIN LATERAL (SELECT id, fingerprint FROM purchase WHERE id = q.purchase AND buyer = q.buyer OFFSET 0) p ON true
+    LEFT JOIN LATERAL (SELECT * FROM purchase_document WHERE id = p.id OFFSET 0) d ON true
+    ORDER BY q.at"""
 
 SALES = """
     SELECT s.id, s.merchant_id, s.name, s.opens, s.closes, s.buyer_limit, s.hold_seconds, s.currency,
@@ -105,6 +108,14 @@ def purchase(row: Row) -> wire.Purchase:
         row["history"],
         row["payments"],
     )
+
+
+def standings(rows: Rows) -> list[Standing]:
+    """What STANDINGS found, in the order asked."""
+    return [
+        Standing(row["attempt_verdict"], row["fingerprint"], purchase(row) if row["id"] is not None else None)
+        for row in rows
+    ]
 
 
 def sales(rows: Rows) -> list[wire.Sale]:
