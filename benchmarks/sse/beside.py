@@ -26,6 +26,8 @@ PLACES = (NOBODY, APART, INSIDE)
 HERTZ = 5  # as it is by default
 GROWS = 1.5
 CONNECTIONS = 64
+# The crowd's, which sits at other machines in a real sale and shares these cores for want of them: viewers are told a moment later.
+GIVES_WAY = 10
 LATER_MAX = 0.01  # may be told try_later: what is refused is not waited for, and makes the others look quick
 RELAYED_SECONDS = 10.0  # at most
 
@@ -90,7 +92,7 @@ async def _turn(field: Field, shelf: Shelf, place: str, effort: Effort, number: 
             return Turn(await _buy(field, server, effort, number), 0.0, 0.0)
         async with (
             _hub(place, server, field, environment) as port,
-            crowd.gathered(port, OURS_ASKS, field.environment, field.all_cores) as viewers,
+            crowd.gathered(port, OURS_ASKS, field.environment, field.all_cores, gives_way=GIVES_WAY) as viewers,
         ):
             await viewers.open(effort.viewers)
             await viewers.begin()
@@ -171,7 +173,7 @@ def section(turns: Mapping[str, Sequence[Turn]], effort: Effort) -> Section:
         [
             (
                 f"Beside: {effort.rounds} rounds of {effort.seconds:g} s with servers of their own. Purchases were held, committed before the answer,"
-                f" and each moved the stock that everybody watches, who are told {HERTZ} times a second; latency counts from the moment a purchase was due,"
+                f" and each moved the stock that everybody watches, who are told {HERTZ} times a second; the crowd gives way to whoever else wants a core (nice {GIVES_WAY}); latency counts from the moment a purchase was due,"
                 " in the same seeded moments in all rows of a round. A row is void where a generator was late or too busy,"
                 f" or more than {LATER_MAX:.0%} were told try_later."
             )

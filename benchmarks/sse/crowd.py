@@ -102,14 +102,15 @@ class Crowd:
 
 @contextlib.asynccontextmanager
 async def gathered(
-    port: int, asks: Asks, environment: Mapping[str, str], cores: Collection[int]
+    port: int, asks: Asks, environment: Mapping[str, str], cores: Collection[int], *, gives_way: int = 0
 ) -> AsyncIterator[Crowd]:
-    """A crowd without viewers yet, all of whom will ask the same of ``port``."""
+    """A crowd without viewers yet, all of whom will ask the same of ``port``. ``gives_way``: added to its niceness."""
     die = dies_with_us(signal.SIGKILL)
 
     def before_exec() -> None:
         die()
         os.sched_setaffinity(0, cores)
+        os.nice(gives_way)
 
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "benchmarks.sse.crowd", str(port), *(one.decode("latin-1") for one in asks)),

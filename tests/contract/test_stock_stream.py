@@ -9,6 +9,7 @@ from typing import NamedTuple
 from urllib.parse import quote_from_bytes
 
 import aiohttp
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -110,6 +111,15 @@ async def test_a_viewer_sees_everything_at_once_and_then_what_changes(shop: Shop
         await shop.driver.change("s", "OPEN")
         await viewer.until(lambda viewer: viewer.states(shop.sale)[-1] == "OPEN", "the end of the pause")
         assert "sale" in {event.name for event in viewer.events}
+
+
+@module
+async def test_who_only_shows_gives_way_to_who_sells(stage: Stage) -> None:
+    shows, sells = (
+        [psutil.Process(one.child.pid).nice() for one in of if one.child] for of in (stage.streams, stage.servers)
+    )
+    assert len(sells) == len(BACKENDS)
+    assert min(shows) > max(sells)
 
 
 @module
