@@ -27,7 +27,7 @@ HERTZ = 5  # as it is by default
 GROWS = 1.5
 CONNECTIONS = 64
 # The crowd's, which sits at other machines in a real sale and shares these cores for want of them: viewers are told a moment later.
-GIVES_WAY = 10
+GIVES_WAY = 19
 LATER_MAX = 0.01  # may be told try_later: what is refused is not waited for, and makes the others look quick
 RELAYED_SECONDS = 10.0  # at most
 
