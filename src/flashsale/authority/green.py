@@ -88,7 +88,8 @@ class GreenAuthority:
         if self._reader is None:
             self._reader = gevent.spawn(self._read_standings)
         with gevent.Timeout(TURN_SECONDS + CALL_SECONDS, AuthorityUnavailable("no answer in time")):
-            return asked.standing.get()
+            standing: Standing = asked.standing.get()
+            return standing
 
     def _read_standings(self) -> None:
         try:
