@@ -48,7 +48,9 @@ def main() -> int:
     gc.freeze()
     gc.disable()  # a crowd is big, nearly none of it is garbage, and a collection would be its lateness
     print(json.dumps({"armed": armed}), flush=True)
-    release = int(sys.stdin.readline())
+    if not (said := sys.stdin.readline()):
+        return 1  # whoever armed us is gone
+    release = int(said)
     last = plans[-1].intended_ns if plans else 0
     cpu = time.process_time()
     wall_minus_monotonic = time.time() - time.monotonic()
