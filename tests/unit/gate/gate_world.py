@@ -169,6 +169,7 @@ class Search:
         self.redis = MemoryRedis(self.laws.scripts)
         self.gate = memory_gate(self.redis)
         self._checked: set[Any] = set()
+        self._answers: dict[Any, tuple[Any, Any]] = {}
         pg = Postgres(ledger=(Entry(stock, "restock", None, None, 0),))
         empty = World((), 1, None, pg, 0, actors)
         self._enter(empty)
@@ -176,7 +177,7 @@ class Search:
         if drift:
             stored = self.redis.data[f"{{{SALE}}}:stock:{SKU}"]
             stored["available"] = str(int(stored["available"]) + drift)
-        self.start = self._leave(empty, pg=pg)
+        self.start = empty._replace(store=_freeze(self.redis.data), pg=pg)
 
     def run(self, depth: int = 10**9) -> int:
         """Raises ``Violation``; returns how many states were seen, none further than ``depth`` steps from the start."""
@@ -227,15 +228,14 @@ class Search:
 
     def _do_reserve(self, world: World, index: int, actor: Actor) -> Iterator[tuple[str, World]]:
         rid, purchase = actor.mind
-        self._enter(world)
-        answer = at_once(self.gate.reserve(SALE, rid, purchase, f"b{purchase.int}", [Line(SKU, 1)]))
+        answer, store = self._ask(world, "reserve", rid, purchase, f"b{purchase.int}", (Line(SKU, 1),))
         if answer.outcome is Outcome.DEBITED:
             after = actor._replace(at="commit", mind=(rid, purchase, answer.epoch))
         elif answer.outcome in {Outcome.KNOWN, Outcome.ASK, Outcome.STALE}:
             after = actor._replace(at="commit", mind=(rid, purchase, None))
         else:
             after = actor._replace(at="done", mind=())
-        yield f"reserve -> {answer.outcome}", self._leave(world, index, after)
+        yield f"reserve -> {answer.outcome}", _with(world, index, after)._replace(store=store)
 
     def _do_commit(self, world: World, index: int, actor: Actor) -> Iterator[tuple[str, World]]:
         rid, purchase, epoch = actor.mind
@@ -245,9 +245,9 @@ class Search:
         yield f"commit -> {verdict}", _with(world, index, after, pg=pg)
 
     def _do_settle(self, world: World, index: int, actor: Actor) -> Iterator[tuple[str, World]]:
-        self._enter(world)
-        settled = at_once(self.gate.settle(SALE, [Settlement(*actor.mind)]))
-        yield f"settle keep={actor.mind[1]} -> {settled}", self._leave(world, index, actor._replace(at="done", mind=()))
+        settled, store = self._ask(world, "settle", (Settlement(*actor.mind),))
+        after = _with(world, index, actor._replace(at="done", mind=()))
+        yield f"settle keep={actor.mind[1]} -> {settled}", after._replace(store=store)
 
     def _do_cancel(self, world: World, index: int, actor: Actor) -> Iterator[tuple[str, World]]:
         (purchase,) = actor.mind
@@ -280,12 +280,11 @@ class Search:
 
     def _do_apply(self, world: World, index: int, actor: Actor) -> Iterator[tuple[str, World]]:
         rounds, rows_max, epoch, stamp, step = actor.mind
-        self._enter(world)
         if not self.laws.stamp_before_read:
-            stamp = self.redis.now_ms
-        result = at_once(self.gate.apply(SALE, epoch, stamp, step))
+            stamp = _now_ms(world)
+        result, store = self._ask(world, "apply", epoch, stamp, step)
         after = actor._replace(at="look" if rounds > 1 else "done", mind=(rounds - 1, rows_max) if rounds > 1 else ())
-        yield f"apply -> {result}", self._leave(world, index, after)
+        yield f"apply -> {result}", _with(world, index, after)._replace(store=store)
 
     def _do_fence(self, world: World, index: int, actor: Actor) -> Iterator[tuple[str, World]]:
         for attempt in self._look(world, 9).pending:
@@ -308,10 +307,9 @@ class Search:
 
     def _do_init(self, world: World, index: int, actor: Actor) -> Iterator[tuple[str, World]]:
         sends, image = actor.mind
-        self._enter(world)
-        done = at_once(self.gate.init(SALE, image))
+        done, store = self._ask(world, "init", image)
         after = actor._replace(at="init" if sends > 1 else "done", mind=(sends - 1, image) if sends > 1 else ())
-        yield f"init {image.epoch} -> {done}", self._leave(world, index, after)
+        yield f"init {image.epoch} -> {done}", _with(world, index, after)._replace(store=store)
 
     def _do_save(self, world: World, index: int, actor: Actor) -> Iterator[tuple[str, World]]:
         yield "saves its file", _with(world, index, actor._replace(at="restart"))._replace(saved=world.store)
@@ -362,8 +360,8 @@ class Search:
     def _check_heard(self, world: World) -> None:
         view = self._look(world)
         for purchase in (*world.pg.won, STRANGER):
-            self._enter(world)
-            outcome = at_once(self.gate.reserve(SALE, PROBE_RID, purchase, "probe", [Line(SKU, 1)])).outcome
+            answer, _ = self._ask(world, "reserve", PROBE_RID, purchase, "probe", (Line(SKU, 1),))
+            outcome = answer.outcome
             if purchase == STRANGER:
                 if outcome is Outcome.SOLD_OUT:
                     assert _short_within_tick(world), "the gate said sold_out while PostgreSQL had units all along"
@@ -412,9 +410,19 @@ class Search:
 
     # The edge between frozen worlds and the living Redis
 
+    def _ask(self, world: World, call: str, *arguments: Any) -> tuple[Any, Any]:
+        """What the gate answers, and what Redis then holds. That is all that a call depends on, and many worlds ask the same."""
+        key = (world.store, world.run, world.tick, call, arguments)
+        if key not in self._answers:
+            self._enter(world)
+            answer = at_once(getattr(self.gate, call)(SALE, *arguments))
+            self._answers[key] = answer, _freeze(self.redis.data)
+        return self._answers[key]
+
     def _look(self, world: World, pending_max: int = 0) -> GateView:
-        self._enter(world)
-        return at_once(self.gate.look(SALE, [SKU], pending_max))
+        view: GateView
+        view, _ = self._ask(world, "look", (SKU,), pending_max)
+        return view
 
     def _same_run(self, view: GateView) -> bool:
         return view.same_run or not self.laws.heed_run_id
@@ -429,14 +437,8 @@ class Search:
     def _enter(self, world: World) -> None:
         self.redis.data = _thaw(world.store)
         self.redis.run_id = f"run-{world.run}"
-        self.redis.now_ms = 10_000 + world.tick * TICK_MS
+        self.redis.now_ms = _now_ms(world)
         self.gate._epochs.clear()  # a server that has heard nothing yet: no epoch protects it but the gate's own
-
-    def _leave(
-        self, world: World, index: int | None = None, actor: Actor | None = None, pg: Postgres | None = None
-    ) -> World:
-        world = world._replace(store=_freeze(self.redis.data), pg=pg or world.pg)
-        return world if index is None or actor is None else _with(world, index, actor)
 
 
 def _do_nothing(_: World, __: int, ___: Actor) -> Iterator[tuple[str, World]]:
@@ -446,6 +448,10 @@ def _do_nothing(_: World, __: int, ___: Actor) -> Iterator[tuple[str, World]]:
 def _drifts(view: GateView, pg: Postgres) -> dict[str, plan.Drift]:
     held = [rid for rid, verdict in pg.attempts if verdict == "held"]
     return plan.drifts(view, held, {SKU: (pg.available, len(pg.ledger))})
+
+
+def _now_ms(world: World) -> int:
+    return 10_000 + world.tick * TICK_MS
 
 
 def _with(world: World, index: int, actor: Actor, pg: Postgres | None = None) -> World:
