@@ -142,7 +142,6 @@ def _trial(folder: Path, made: MadeUp, planned: Planned, rng: np.random.Generato
                 0,
                 status,
                 outcome,
-                f"{planned.backend}-0",
             )
             calls.add(seq, "buy", sent[seq], accepted, status, accepted)
     _resources(folder, made, planned, count)

@@ -45,7 +45,7 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 1
+SCHEMA = 2
 SIZES = ("quick", "standard", "full", "scenario")
 
 # Cells of the 2x2, and under which label a trial of each is planned. A second label of the same backend (A2, B2) is the same thing
@@ -67,10 +67,9 @@ SOLD, SOLD_OUT, REFUSED, ERROR, TIMEOUT, UNSENT = "SOLD", "SOLD_OUT", "REFUSED",
 OUTCOMES = (SOLD, SOLD_OUT, REFUSED, ERROR, TIMEOUT, UNSENT)
 
 # ``tries``: POSTs sent. ``deferred``: 503 and 429 heard, each of which promised nothing and was followed by another try with the
-# same key. ``status``: of the last answer. ``server``: who gave the first answer, where it says so.
+# same key. ``status``: of the last answer. No answer says which server gave it.
 REQUESTS = (
     "seq", "shopper", "sku", "intended_ns", "sent_ns", "accepted_ns", "decided_ns", "tries", "deferred", "status", "outcome",
-    "server",
 )  # fmt: skip
 # The raw intervals. ``kind``: buy (the POST) or follow (the GET by which a 202 is followed). An empty ``answered_ns``: no answer;
 # then ``ended_ns`` is when it was given up and its connection closed, and else the same moment.
@@ -115,7 +114,7 @@ FILES = {
     "stock": STOCK,
     "queues": QUEUES,
 }
-_TEXTS = frozenset({"shopper", "sku", "outcome", "server", "kind", "role", "source", "place", "metric"})
+_TEXTS = frozenset({"shopper", "sku", "outcome", "kind", "role", "source", "place", "metric"})
 
 EVENTS = ("release", "first_sold_out", "last_sold", "kill", "recover", "load_end", "void")
 

@@ -127,7 +127,7 @@ def _requests(crowd: Crowd) -> Iterator[tuple[object, ...]]:
     for seq, (wish, visit) in enumerate(zip(crowd.wishes, crowd.visits, strict=True)):
         yield (
             seq, wish.buyer, wish.sku, wish.intended_ns, *map(_or_empty, (visit.sent, visit.accepted, visit.decided)), visit.tries,
-            visit.deferred, visit.status or None, outcome(crowd, seq), "",
+            visit.deferred, visit.status or None, outcome(crowd, seq),
         )  # fmt: skip
 
 
