@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 from PIL import Image
 
 from benchmarks.report.reading import Case, Left, RunLeft
@@ -134,6 +134,7 @@ def log_ticks(axes: Axes, which: str) -> None:
     span = high / max(low, 1e-12)
     axis.set_major_locator(LogLocator(subs=FINE if span < 4 else (1, 2, 5) if span < 1000 else (1,)))
     axis.set_major_formatter(FuncFormatter(plain_number))
+    axis.set_minor_locator(LogLocator(subs=(2, 5)) if span >= 1000 else NullLocator())
     axis.set_minor_formatter(NullFormatter())
 
 
@@ -201,13 +202,18 @@ def small_print(figure: Figure, text: str) -> None:
 def save(drawing: Drawing, folder: Path) -> list[Path]:
     """PNG and SVG; equal figures, equal files. Text becomes outlines, because who reads it may have other fonts."""
     paths = []
+    # Laid out and measured once: each file would do both again, which is half of the work.
+    figure = drawing.figure
+    figure.set_dpi(DPI)
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.execute(figure)
+    figure.set_layout_engine(None)
+    box = figure.get_tightbbox().padded(0.1)
     with mpl.rc_context({"svg.hashsalt": drawing.name, "svg.fonttype": "path"}):
         for ending, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
             path = folder / f"{drawing.name}.{ending}"
-            drawing.figure.savefig(path, dpi=DPI, bbox_inches="tight", metadata=metadata)
-            drawing.figure.set_layout_engine(
-                "none"
-            )  # it lies as it lies: to lay it out again takes as long as to draw it
+            figure.savefig(path, dpi=DPI, bbox_inches=box, metadata=metadata)
             paths.append(path)
     with Image.open(paths[0]) as picture:  # a palette is a third of the size, and lines have few colours
         picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(paths[0], optimize=True)
