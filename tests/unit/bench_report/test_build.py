@@ -61,7 +61,10 @@ def given(document: dict[str, Any]) -> Given:
 
 
 def test_everything_that_was_asked_for_is_there(places: Places, document: dict[str, Any]) -> None:
-    assert (places.reports / "ANALYSIS_REPORT.pdf").read_bytes().startswith(b"%PDF")
+    pdf, page = places.reports / "ANALYSIS_REPORT.pdf", places.reports / "report.html"
+    assert pdf.read_bytes().startswith(b"%PDF")
+    for written in (pdf, page, places.tests / "summary.json"):  # says which run it is of, where a program can read it
+        assert document["run"]["name"].encode() in written.read_bytes()
     for figure in document["figures"]:
         assert {path.suffix for path in (places.reports / "figures").glob(f"{figure['name']}.*")} == {".png", ".svg"}
     for name in ASKED_FOR:
