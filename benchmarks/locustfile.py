@@ -1,7 +1,7 @@
 """Shoppers for Locust: a closed loop, by hand, with Locust's own page.
 
-    ./flash up                                     (FLASH_AUTH=off, or give --secret-file .flash/jwt_secret)
-    .flash/venv/bin/locust -f benchmarks/locustfile.py --host http://127.0.0.1:8080
+    ./flash up
+    scripts/load-test
 
 Everybody looks at the sales, wants a unit of something that is open, follows it to the verdict, and then leaves it, pays, or gives it
 up; then comes somebody else. A *closed* loop: who waits for an answer asks for nothing meanwhile, so a slow shop is asked less, and the

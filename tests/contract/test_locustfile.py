@@ -37,7 +37,7 @@ async def test_locusts_shoppers_come_and_go(stage: Stage, backend: str, tmp_path
     assert await shop.reserve(Wish("ana", "ana", (("a", 1),)), is_retry=True) == "held"
     sku = shop.own("a")
     locust = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "locust", "-f", "benchmarks/locustfile.py", "--headless", "--only-summary"),
+        *("sh", str(REPOSITORY / "scripts/load-test"), "--headless", "--only-summary"),
         *(
             "--host",
             server,
@@ -54,7 +54,12 @@ async def test_locusts_shoppers_come_and_go(stage: Stage, backend: str, tmp_path
         ),
         *("--csv", str(tmp_path / "seen"), "--exit-code-on-error", "0"),
         cwd=REPOSITORY,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{REPOSITORY / 'src'}:{REPOSITORY}", "HOME": str(tmp_path)},
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "FLASH_HOME": str(Path(sys.prefix).parent),
+            "FLASH_AUTH": "off",
+        },
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )
