@@ -22,7 +22,18 @@ from flashsale.operate import operations as operate_operations
 from flashsale.operate import purchase as operate_purchase
 from flashsale.operate import sale as operate_sale
 from flashsale.settings import BACKENDS, BALANCER_TABLE, MIXED, REPOSITORY, TABLE, Settings, SettingsError
-from flashsale.stack import backup, balancer, bench, checks, doctor, environment, lifecycle, operations, report
+from flashsale.stack import (
+    backup,
+    balancer,
+    bench,
+    checks,
+    doctor,
+    environment,
+    lifecycle,
+    operations,
+    report,
+    submission,
+)
 from flashsale.stack.console import Say, table
 from flashsale.stack.exits import EXIT_CODES_HELP, Exit, StackError
 from flashsale.stack.options import KILLABLE, WORKERS, DemoOptions, SoakOptions
@@ -540,6 +551,20 @@ COMMANDS = (
         "  ./flash report diff reports/results.json 20261130T080000Z-1a2b3c4d --json",
         lambda parsed, settings, say: _until_signalled(report.run(parsed, settings, say)),
         report.options,
+    ),
+    Command(
+        "submission",
+        "what was asked for, checked line by line and packed in one archive",
+        "Holds every line of submission-checklist.md against the tree: the files it names are there and tracked, its command is one.\n"
+        "The report, its pages and its summaries must be of the run that reports/results.json is of. If all of it holds, writes\n"
+        "LASTNAME_FIRSTNAME_backend_project.zip: the whole project, and copies under the names that the assignment gives them, each\n"
+        "with a note on where the original is. Unpacked elsewhere it is the project again: ./flash test passes there, without git.\n\n"
+        "Equal trees give equal bytes. Nothing is run, and nothing is written if a line does not hold: then it ends with 1 and says\n"
+        "of each what makes it. 3 where neither git nor SHA256SUMS says what belongs to the project.\n\n"
+        'examples:\n  ./flash submission Lovelace Ada\n  ./flash submission "O\'Neil-Smith" Zoë --out /tmp --json',
+        lambda parsed, _, say: submission.run(parsed, _parser().parse_args, say),
+        submission.options,
+        needs_environment=False,
     ),
     Command(
         "merchant",
