@@ -443,7 +443,9 @@ def _cpu() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-async def heard(words: Sequence[str], environment: dict[str, str], bytes_max: int) -> tuple[int, bytes]:
+async def heard(
+    words: Sequence[str], environment: dict[str, str], bytes_max: int, stops_within_s: float = STOP_WITHIN_S
+) -> tuple[int, bytes]:
     """Run a module of Python's that says one line on its stdout: its exit status and the line. It ends with us."""
     child = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -460,7 +462,7 @@ async def heard(words: Sequence[str], environment: dict[str, str], bytes_max: in
         said = await child.stdout.readline()
         code = await child.wait()
     finally:
-        await _stop(child)
+        await _stop(child, stops_within_s)
     return code, said
 
 

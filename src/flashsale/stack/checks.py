@@ -49,7 +49,9 @@ def checks(pytest_arguments: Sequence[str], workers: int) -> list[Check]:
     if pytest_arguments:
         return [Check("pytest", ("-m", "pytest", *pytest_arguments))]
     typed = [
-        folder for folder in ("src", "loadbalancer", "tests", "benchmarks") if any((REPOSITORY / folder).rglob("*.py"))
+        folder
+        for folder in ("src", "loadbalancer", "tests", "benchmarks", "scripts")
+        if any((REPOSITORY / folder).rglob("*.py"))
     ]
     return [
         Check("ruff format", ("-m", "ruff", "format", "--check", ".")),

@@ -33,6 +33,7 @@ from flashsale.stack import (
     operations,
     report,
     submission,
+    video,
 )
 from flashsale.stack.console import Say, table
 from flashsale.stack.exits import EXIT_CODES_HELP, Exit, StackError
@@ -420,8 +421,8 @@ COMMANDS = (
         "format, lint, types and all tests, beside private services",
         "Starts a private PostgreSQL, Redis and RabbitMQ for each of pytest's workers, runs ruff, mypy --strict and pytest,\n"
         "stops the services.\n"
-        "The page is tested in Chromium, and the balancer beside nginx and HAProxy: FLASH_TEST_CHROMIUM, FLASH_TEST_NGINX and\n"
-        "FLASH_TEST_HAPROXY, else those on PATH, else, for root, Debian's are installed.\n"
+        "Pages are tested in Chromium, the film with ffmpeg, and the balancer beside nginx and HAProxy: FLASH_TEST_CHROMIUM,\n"
+        "FLASH_TEST_FFMPEG, FLASH_TEST_NGINX and FLASH_TEST_HAPROXY, else those on PATH, else, for root, Debian's are installed.\n"
         "Arguments go to pytest, which then runs alone.\n\n"
         "examples:\n  ./flash test\n  ./flash test tests/unit -k settings\n\n"
         "environment given to the tests: FLASH_TEST_POSTGRES_URL FLASH_TEST_REDIS_URL FLASH_TEST_RABBITMQ_URL, and every\n"
@@ -565,6 +566,18 @@ COMMANDS = (
         lambda parsed, _, say: submission.run(parsed, _parser().parse_args, say),
         submission.options,
         needs_environment=False,
+    ),
+    Command(
+        "video",
+        "record the demonstration video from the running engine",
+        "Plays scripts/video/storyboard.toml with an engine of its own, on the ports of FLASH_PORT, FLASH_OPS_PORT and FLASH_ADMIN_PORT,\n"
+        "and writes reports/demo-video.mp4: about five minutes, H.264, 1280x720, less than 10 MB. Takes a quarter of an hour. Numbers\n"
+        "on screen are those of the recording, and of the last report where there is one; a hole that nothing fills ends it with 1.\n"
+        "Needs Chromium and ffmpeg: FLASH_TEST_CHROMIUM and FLASH_TEST_FFMPEG, else those on PATH, else, for root, Debian's are\n"
+        "installed.\n\n"
+        "examples:\n  ./flash video\n  ./flash video --quick\n  FLASH_PORT=0 FLASH_OPS_PORT=0 FLASH_ADMIN_PORT=0 ./flash video --out film.mp4",
+        lambda parsed, settings, say: _until_signalled(video.run(parsed, settings, say)),
+        video.options,
     ),
     Command(
         "merchant",

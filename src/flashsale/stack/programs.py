@@ -1,5 +1,5 @@
-# Finds or installs what the tests drive and nothing else needs: Chromium for the shoppers' page, and the proxies that the
-# balancer is compared with. Standard library only.
+# Finds or installs what the engine does without: Chromium, in which the tests look at the pages and which the film shows, ffmpeg for
+# the film, and the proxies that the balancer is compared with. Standard library only.
 from __future__ import annotations
 
 import os
@@ -31,7 +31,9 @@ class Program(NamedTuple):
 
 
 CHROMIUM = Program("chromium", ("chromium", "chromium-browser", "google-chrome"))
-PROGRAMS = (CHROMIUM, Program("nginx", ("nginx",)), Program("haproxy", ("haproxy",)))
+FFMPEG = Program("ffmpeg", ("ffmpeg",))
+# What the tests drive.
+PROGRAMS = (CHROMIUM, FFMPEG, Program("nginx", ("nginx",)), Program("haproxy", ("haproxy",)))
 
 
 def find(program: Program, environ: Mapping[str, str]) -> Path | None:
@@ -50,7 +52,7 @@ def ensure(
     missing = [program for program in programs if find(program, environ) is None]
     for program in missing:
         if environ.get(program.variable) or not may_install(settings):
-            raise StackError(f"no {program.package} for the tests. Fix: {program.fix}", Exit.MISSING)
+            raise StackError(f"no {program.package} here. Fix: {program.fix}", Exit.MISSING)
     if missing:
         install([program.package for program in missing], say)
     found = {program.variable: find(program, environ) for program in programs}

@@ -79,5 +79,5 @@ def test_what_is_there_is_not_installed_again_beside_what_is_not(path: Path, mon
     monkeypatch.setattr(programs, "may_install", lambda _: True)
     monkeypatch.setattr(programs, "install", lambda packages, _: [put(path / name) for name in packages])
     found = programs.ensure(programs.PROGRAMS, Settings.load({}), {"PATH": str(path)}, quiet)
-    names = ("chromium", "nginx", "haproxy")
+    names = ("chromium", "ffmpeg", "nginx", "haproxy")
     assert found == {f"FLASH_TEST_{name.upper()}": str(path / name) for name in names}

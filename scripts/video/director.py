@@ -1,0 +1,262 @@
+"""Who has the scenes played, one after the other, and records them; and who finds out what is said of them."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from playwright.async_api import Browser, Page
+
+from benchmarks.report import words
+from scripts.video import facts, source, stage
+from scripts.video.camera import Camera
+from scripts.video.cut import GRID_S, Pane, Take
+from scripts.video.shop import ROOT, Shop, new_name
+from scripts.video.stage import GAP, INNER, PANE_HEIGHT
+from scripts.video.storyboard import Meanwhile, Scene, Shows, fill, holes
+from scripts.video.terminal import Terminal
+
+SHOP_WIDTH = 404
+SALE_UNITS, SALE_SHOPPERS, SALE_ARRIVAL_S = 1500, 3000, 60
+SALE_HOLD_S = 8  # so that holds lapse and units come back while it is filmed
+SALE_FILMED_S = 34.0  # the rest of the crowd is waited for unseen
+LOAD_UNITS = 50_000  # nobody is to hear `sold out` for want of units
+KILL_SHOPPERS, KILL_ARRIVAL_S = 1500, 20
+BEFORE_S = 2.0  # of pages before anything happens, and after it
+PAGE_MS = 120_000
+OPERATOR = "olga"
+VICTIM = "asyncio_redis"
+TERMINAL_TITLE = "terminal"
+
+
+@dataclass
+class Director:
+    """Plays scenes of any kind; ``facts`` grow with what they find."""
+
+    browser: Browser
+    shop: Shop
+    folder: Path
+    facts: dict[str, str] = field(default_factory=dict)
+    _operations: Page | None = None
+
+    async def play(self, scene: Scene) -> Take:
+        """One scene, recorded."""
+        match scene.shows:
+            case Shows.CARD:
+                return _still(stage.card([fill(line, self.facts) for line in scene.lines], scene.picture), "")
+            case Shows.CODE:
+                piece = source.read(ROOT, scene.file, scene.begins, scene.ends, scene.marked)
+                return _still(
+                    source.shown(piece), f"{piece.path}, lines {piece.first} to {piece.first + len(piece.lines) - 1}"
+                )
+            case Shows.FIGURE:
+                return _still(stage.drawing(ROOT / fill(scene.file, self.facts)), "")
+            case Shows.TERMINAL:
+                return await self._terminal(scene)
+            case Shows.SALE:
+                return await self._sale(scene)
+            case Shows.WATCHED:
+                return await self._watched(scene)
+
+    async def _terminal(self, scene: Scene) -> Take:
+        terminal = Terminal(scene.columns, self.shop.environment, ROOT)
+        for command in scene.commands:
+            began = time.monotonic()
+            await terminal.run(fill(command, self.facts))
+            if command == "./flash up":
+                ready = time.monotonic()
+                await self.shop.is_up()
+                await self.shop.admit(OPERATOR)
+                status = await self.shop.flash("status")
+                self.facts |= facts.of_start(ready - began, status) | {"url": self.shop.url}
+                terminal.began += time.monotonic() - ready  # nobody saw that
+        return Take(time.monotonic() - terminal.began, (_pane_of(terminal, INNER),))
+
+    async def _sale(self, scene: Scene) -> Take:
+        name = new_name(scene.backend)
+        sku = await self.shop.open_sale(name, f"Copper hour, {scene.backend}", SALE_UNITS, SALE_HOLD_S)
+        async with self.shop.only(scene.backend):
+            async with self._page(self.shop.url, SHOP_WIDTH) as shop:
+                await shop.get_by_text("On sale now").first.wait_for(timeout=PAGE_MS)
+                width = INNER - GAP - SHOP_WIDTH
+                async with self._filmed(scene, width, SALE_FILMED_S, shop) as filmed:
+                    await asyncio.sleep(BEFORE_S)
+                    async with self.shop.crowd(sku, SALE_SHOPPERS, SALE_ARRIVAL_S) as crowd:
+                        await asyncio.sleep(SALE_FILMED_S - BEFORE_S)
+                        await filmed.stop()
+                        told = await crowd
+            audit = await self.shop.flash("audit", "--sale", name)
+        await self.shop.end_sale(name)
+        merchant = await self.shop.flash("merchant", "report", name)
+        self.facts |= facts.of_sale(scene.backend, SALE_UNITS, told, audit, merchant)
+        return filmed.take(())
+
+    async def _watched(self, scene: Scene) -> Take:
+        name = new_name(scene.name)
+        sku = await self.shop.open_sale(name, "Copper hour", LOAD_UNITS, 30)
+        victim = await self.shop.process(VICTIM)
+        self.facts |= {"kill.pid": str(victim["pid"]), "sku": sku}
+        terminal = Terminal(scene.columns, self.shop.environment, ROOT)
+        width = INNER - GAP - scene.split
+        async with contextlib.AsyncExitStack() as beside:
+            crowd = answers = None
+            filmed = await beside.enter_async_context(self._filmed(scene, width, scene.seconds, None))
+            if scene.meanwhile is Meanwhile.CROWD:
+                crowd = await beside.enter_async_context(self.shop.crowd(sku, KILL_SHOPPERS, KILL_ARRIVAL_S))
+            if scene.meanwhile is Meanwhile.BUYER:
+                answers = await beside.enter_async_context(self.shop.one_buyer())
+            await asyncio.sleep(BEFORE_S)
+            terminal.began = filmed.began
+            for command in scene.commands:
+                await self._watch(scene, terminal, command, crowd, answers)
+            await asyncio.sleep(BEFORE_S)
+            await filmed.stop()
+        await self.shop.end_sale(name)
+        return filmed.take((_pane_of(terminal, scene.split),))
+
+    async def _watch(
+        self,
+        scene: Scene,
+        terminal: Terminal,
+        command: str,
+        crowd: asyncio.Task[dict[str, Any]] | None,
+        answers: list[int] | None,
+    ) -> None:
+        # A command, and what is found out by way of it.
+        if crowd is not None and command.startswith("./flash audit"):
+            told = await crowd  # nobody is asked for the books while half of the shoppers are at the till
+            self.facts |= facts.of_crowd("kill", told)
+        is_counted = command.startswith("locust") or answers is not None
+        before = await self.shop.flash("lb", "show") if is_counted else None
+        asked = 0 if answers is None else answers[0]
+        began = time.monotonic()
+        await terminal.run(fill(command, self.facts))
+        if command.startswith("kill -9"):
+            pid = int(self.facts["kill.pid"])
+            self.facts |= facts.of_kill(pid, await self.shop.await_another(VICTIM, pid))
+        if command.startswith("./flash audit"):
+            self.facts |= facts.of_audit(scene.name, await self.shop.flash("audit"))
+        if before is None:
+            return
+        if answers is None:
+            self.facts |= facts.of_load(time.monotonic() - began, before, await self.shop.flash("lb", "show"))
+            return
+        algorithm = command.split()[3]
+        await asyncio.sleep(4 * BEFORE_S)  # the page shows requests of the last seconds
+        self.facts |= facts.of_choices(algorithm, answers[0] - asked, before, await self.shop.flash("lb", "show"))
+
+    @contextlib.asynccontextmanager
+    async def _filmed(self, scene: Scene, width: int, seconds: float, shop: Page | None) -> AsyncIterator["Filmed"]:
+        # The operations page, and the shoppers' beside it, until `stop` is called.
+        operations = await self._operations_page(width)
+        began = time.monotonic()
+        stem = self.folder / f"live-{scene.name}"
+        cameras = [] if shop is None else [Camera(shop, stem.with_name(f"{stem.name}-shop"), began)]
+        cameras.append(Camera(operations, stem.with_name(f"{stem.name}-operations"), began))
+        filmed = Filmed(began, cameras, (SHOP_WIDTH, width)[-len(cameras) :], self._titles(shop))
+        looking = asyncio.create_task(_look(operations, scene.looks, seconds))
+        try:
+            for camera in cameras:
+                await camera.start()
+            yield filmed
+        finally:
+            looking.cancel()
+            await filmed.stop()
+
+    def _titles(self, shop: Page | None) -> Sequence[str]:
+        operations = f"operations page · {self.shop.admin_url}/operations"
+        return (operations,) if shop is None else (f"shoppers' page · {self.shop.url}", operations)
+
+    async def _operations_page(self, width: int) -> Page:
+        if self._operations is None:
+            context = await self.browser.new_context(color_scheme="dark", locale="en-GB", reduced_motion="reduce")
+            context.set_default_timeout(PAGE_MS)
+            page = await context.new_page()
+            await page.goto(f"{self.shop.admin_url}/operations")
+            await page.locator("#name").fill(OPERATOR)
+            await page.locator("#password").fill(self.shop.password)
+            await page.keyboard.press("Enter")
+            await page.locator('#badge[data-kind="live"]').wait_for()
+            self._operations = page
+        await self._operations.set_viewport_size({"width": width - 2, "height": PANE_HEIGHT})
+        await self._operations.bring_to_front()
+        return self._operations
+
+    @contextlib.asynccontextmanager
+    async def _page(self, url: str, width: int) -> AsyncIterator[Page]:
+        context = await self.browser.new_context(
+            viewport={"width": width - 2, "height": PANE_HEIGHT},
+            color_scheme="dark",
+            locale="en-GB",
+            reduced_motion="reduce",
+        )
+        page = await context.new_page()
+        await page.goto(url)
+        yield page
+        await context.close()
+
+
+@dataclass
+class Filmed:
+    """What cameras see, until they are stopped."""
+
+    began: float
+    cameras: list[Camera]
+    widths: Sequence[int]
+    titles: Sequence[str]
+    seconds: float = 0.0
+
+    async def stop(self) -> None:
+        """Once is enough."""
+        if not self.seconds:
+            self.seconds = time.monotonic() - self.began
+            for camera in self.cameras:
+                await camera.stop()
+
+    def take(self, before: tuple[Pane, ...]) -> Take:
+        """All of it, with what stands to the left of it."""
+        panes = tuple(
+            Pane(title, width, tuple((at, stage.live(path)) for at, path in camera.pictures))
+            for camera, width, title in zip(self.cameras, self.widths, self.titles, strict=True)
+        )
+        return Take(self.seconds, (*before, *panes))
+
+
+async def _look(page: Page, looks: Sequence[str], seconds: float) -> None:
+    # One part of the page after the other, each right below the page's head, which stays where it is.
+    for look in looks:
+        await page.evaluate(
+            """(what) => {
+                const head = document.getElementById("top").offsetHeight;
+                scrollTo(0, scrollY + document.querySelector(what).getBoundingClientRect().top - head - 16);
+            }""",
+            look,
+        )
+        await asyncio.sleep(seconds / len(looks))
+
+
+def _pane_of(terminal: Terminal, width: int) -> Pane:
+    rows = stage.rows_of(terminal.columns, width)
+    screens = terminal.screens(rows, GRID_S)
+    return Pane(
+        TERMINAL_TITLE, width, tuple((at, stage.terminal(text, terminal.columns, width)) for at, text in screens)
+    )
+
+
+def _still(body: str, title: str) -> Take:
+    return Take(0.0, (Pane(title, INNER, ((0.0, body),)),))
+
+
+def reported(scenes: Sequence[Scene]) -> dict[str, str] | None:
+    """What the report in ``reports/`` says, or None if none was built; also where one lacks a figure that is to be shown."""
+    try:
+        document = json.loads((ROOT / "reports" / "results.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    found = facts.of_report(words.words(document), document["figures"])
+    wanted = holes(scene.file for scene in scenes if scene.shows is Shows.FIGURE)
+    return found if wanted <= found.keys() else None

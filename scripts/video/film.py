@@ -1,0 +1,92 @@
+"""Pictures to a film, by ffmpeg: H.264 as every browser and player takes it, at a steady rate, its index at the front."""
+
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+WIDTH, HEIGHT = 1280, 720
+PICTURES_PER_S = 10
+ENCODE_WITHIN_S = 1800.0
+PROBE_WITHIN_S = 60.0
+BYTES_MAX = 10_000_000
+
+
+class FilmError(Exception):
+    """What ffmpeg said."""
+
+
+@dataclass(frozen=True)
+class Tools:
+    """Where ffmpeg is; ffprobe comes with it."""
+
+    ffmpeg: Path
+
+    @property
+    def ffprobe(self) -> Path:
+        return self.ffmpeg.with_name("ffprobe")
+
+
+def encode(shots: Sequence[tuple[Path, float]], out: Path, tools: Tools) -> None:
+    """Write ``out``, of pictures and how long each stands; whole or not at all. Raises ``FilmError``."""
+    listed = out.with_suffix(".ffconcat")
+    rows = ["ffconcat version 1.0"]
+    for path, seconds in shots:
+        quoted = str(path).replace("'", r"'\''")
+        rows += [f"file '{quoted}'", f"duration {seconds:.3f}"]
+    rows.append(rows[-2])  # or the last one's duration is not heeded
+    listed.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    whole = sum(seconds for _, seconds in shots)
+    unfinished = out.with_suffix(".unfinished.mp4")
+    _run(
+        [
+            *(str(tools.ffmpeg), "-hide_banner", "-loglevel", "error", "-nostdin", "-y"),
+            *("-f", "concat", "-safe", "0", "-i", str(listed), "-t", f"{whole:.3f}"),
+            # Colours as players take them for granted at this size; without it reds of text come out brown.
+            *("-vf", f"fps={PICTURES_PER_S},scale={WIDTH}:{HEIGHT}:out_color_matrix=bt709:out_range=tv,format=yuv420p"),
+            *("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"),
+            *("-c:v", "libx264", "-profile:v", "high", "-preset", "medium", "-tune", "animation", "-crf", "23"),
+            *("-g", str(5 * PICTURES_PER_S), "-movflags", "+faststart", "-an", str(unfinished)),
+        ],
+        ENCODE_WITHIN_S,
+    )
+    unfinished.replace(out)
+    listed.unlink()
+
+
+def probe(film: Path, tools: Tools) -> dict[str, Any]:
+    """What a player would find: codec, size, pixels, seconds, bytes. Raises ``FilmError``."""
+    said = _run(
+        [
+            *(str(tools.ffprobe), "-v", "error", "-select_streams", "v:0", "-of", "json"),
+            *("-show_entries", "stream=codec_name,width,height,pix_fmt,avg_frame_rate:format=duration,size", str(film)),
+        ],
+        PROBE_WITHIN_S,
+    )
+    document = json.loads(said)
+    [stream] = document["streams"]
+    return {
+        "codec": stream["codec_name"],
+        "width": stream["width"],
+        "height": stream["height"],
+        "pixels": stream["pix_fmt"],
+        "rate": stream["avg_frame_rate"],
+        "seconds": float(document["format"]["duration"]),
+        "bytes": int(document["format"]["size"]),
+    }
+
+
+def _run(command: list[str], within_s: float) -> str:
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=within_s, check=False
+        )
+    except OSError as error:
+        raise FilmError(f"{command[0]} cannot be run: {error}. Fix: apt-get install ffmpeg (as root)") from error
+    except subprocess.TimeoutExpired as error:
+        raise FilmError(f"{command[0]} took longer than {within_s:.0f} s") from error
+    if done.returncode != 0:
+        raise FilmError(f"{command[0]} ended with {done.returncode}: {done.stderr.strip()[-1000:]}")
+    return done.stdout

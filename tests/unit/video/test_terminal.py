@@ -1,0 +1,52 @@
+"""A terminal that is recorded: real commands, their colours, and their ends."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts.video.terminal import CommandError, Terminal, quietly, render
+
+
+def terminal(folder: Path, columns: int = 40) -> Terminal:
+    return Terminal(columns, {"PATH": os.environ["PATH"]}, folder, keys_per_s=10_000)
+
+
+async def test_what_a_command_writes_is_kept_with_its_moment(tmp_path: Path) -> None:
+    one = terminal(tmp_path)
+    await one.run("printf 'first\\n'; sleep 0.3; test -t 1 && printf 'second\\n'")
+    screens = one.screens(20, 0.1)
+    moments = [at for at, _ in screens]
+    assert moments == sorted(moments)
+    assert "first" in screens[-1][1]
+    assert screens[-1][1].rstrip().endswith("second")
+    assert "first" in [screen.splitlines()[-1] for _, screen in screens[:-1]]
+
+
+async def test_a_command_that_fails_ends_the_recording_with_its_words(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match=r"(?s)ended with 2.*port 8080 is taken. Fix: set FLASH_PORT"):
+        await terminal(tmp_path).run("echo 'port 8080 is taken. Fix: set FLASH_PORT'; exit 2")
+
+
+async def test_a_command_that_nobody_sees_is_told_of_when_it_fails_and_bounded(tmp_path: Path) -> None:
+    environment = {"PATH": os.environ["PATH"]}
+    assert await quietly([sys.executable, "-c", "print(1)"], environment, tmp_path, 60) == "1\n"
+    with pytest.raises(CommandError, match=r"(?s)ended with 3.*no such thing"):
+        await quietly(["bash", "-c", "echo no such thing >&2; exit 3"], environment, tmp_path, 60)
+    with pytest.raises(CommandError, match="did not end within"):
+        await quietly(["sleep", "600"], environment, tmp_path, 0.05)
+
+
+def test_colours_are_kept_and_what_looks_like_markup_is_text() -> None:
+    shown = render("\x1b[1;31mred\x1b[0m <b>\r\n", 40, 5)
+    assert 'font-weight:700">red</span>' in shown
+    assert "&lt;b&gt;" in shown
+
+
+def test_the_last_lines_are_shown_cut_at_the_edge() -> None:
+    shown = render("".join(f"line {number} {'x' * 60}\r\n" for number in range(9)), 20, 3).splitlines()
+    assert len(shown) == 3
+    assert shown[-1].startswith("line 8 x")
+    assert all(len(line) <= 20 for line in shown)
+    assert shown[-1].endswith("…")
