@@ -54,7 +54,11 @@ class Director:
                     source.shown(piece), f"{piece.path}, lines {piece.first} to {piece.first + len(piece.lines) - 1}"
                 )
             case Shows.FIGURE:
-                return _still(stage.drawing(ROOT / fill(scene.file, self.facts)), "")
+                parts = stage.figure(ROOT / fill(scene.file, self.facts))
+                return Take(
+                    0.0,
+                    (Pane("", INNER, tuple((scene.seconds * n / len(parts), part) for n, part in enumerate(parts))),),
+                )
             case Shows.TERMINAL:
                 return await self._terminal(scene)
             case Shows.SALE:

@@ -5,6 +5,7 @@ import contextlib
 import html
 import os
 import re
+import struct
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -24,6 +25,11 @@ TERMINAL_MARGINS = (34, 28)
 FONT_MAX = 18.0
 LARGE_CHARS_MAX = 420  # of a card; more does not fit in the larger letters
 START_MS = 120_000
+PNG = b"\x89PNG\r\n\x1a\n"
+FIGURE_HEIGHT = 572
+FIGURE_WIDTH = 1000  # at which letters of eight points are as large as the terminal's
+FIGURE_WIDTH_MIN = 820  # narrower, they are too small
+FIGURE_OVERLAP = 120  # of two parts, so that nothing is cut in both
 
 
 class StageError(Exception):
@@ -120,6 +126,23 @@ def card(lines: Sequence[str], picture: str) -> str:
     return f'<div class="{kind}">{"".join(f"<p>{marked_up(line)}</p>" for line in lines)}</div>'
 
 
-def drawing(path: Path) -> str:
-    """A figure of a report."""
-    return f'<div class="drawing"><img src="{path.resolve().as_uri()}"></div>'
+def figure(path: Path) -> list[str]:
+    """A figure of a report: whole if it can be read so, else its parts from top to bottom. Raises ``StageError``."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(24)  # of a PNG: its name, then the first piece, which begins with width and height
+        if head[:8] != PNG:
+            raise StageError(f"{path} is no PNG. Fix: ./flash report")
+        wide, high = struct.unpack(">II", head[16:24])
+    except OSError as error:
+        raise StageError(f"{path} cannot be read: {error}. Fix: ./flash report") from error
+    width = min(INNER, FIGURE_HEIGHT * wide // high)
+    if width < FIGURE_WIDTH_MIN:
+        width = FIGURE_WIDTH
+    hidden = max(0, width * high // wide - FIGURE_HEIGHT)
+    parts = 1 + -(-hidden // (FIGURE_HEIGHT - FIGURE_OVERLAP))
+    image = f'<img src="{path.resolve().as_uri()}" style="width:{width}px;margin-top:-{{offset}}px">'
+    return [
+        f'<div class="figure"><div>{image.format(offset=hidden * part // max(1, parts - 1))}</div></div>'
+        for part in range(parts)
+    ]
