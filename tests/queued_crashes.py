@@ -35,26 +35,6 @@ Told = TypeVar("Told")
 AGAIN_SECONDS = 0.05
 WITHOUT_REPAIR_SECONDS = 4.0  # for what takes a tenth of one; on a slow machine a control may pass for the wrong reason
 AT_ONCE = 16
-# A process of the product, less what a control takes away. The front is patched before anything else is imported.
-MAIN = {
-    FRONT: """
-from gevent import monkey
-
-monkey.patch_all()
-
-import runpy
-
-LACKS
-runpy.run_module("flashsale.backends.gevent_rabbit", run_name="__main__")
-""",
-    WORKER: """
-import runpy
-
-LACKS
-runpy.run_module("flashsale.queued", run_name="__main__")
-""",
-}
-
 
 # What a front refuses at once is never queued, and these rows are about the queue.
 QUEUES_ALL = """
@@ -106,10 +86,10 @@ class Scene:
 
     def process(self, role: str, lacks: str = "", *, main: str = "", **settings: str) -> Process:
         """A process of the product on this scene's stores, ended with it. ``main``: another than the product's."""
-        process = Process(role, self.settings | settings)
-        if lacks or main:
+        process = Process(role, self.settings | settings, first="" if main else lacks)
+        if main:
             process.module = f"lacking_{uuid.uuid4().hex}"
-            (self.directory / f"{process.module}.py").write_text((main or MAIN[role]).replace("LACKS", lacks))
+            (self.directory / f"{process.module}.py").write_text(main.replace("LACKS", lacks))
             process.tell_environment({"PYTHONPATH": f"{self.directory}:{REPOSITORY / 'src'}"})
         self._processes.append(process)
         self._stack.push_async_callback(end, process)

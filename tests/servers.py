@@ -15,9 +15,9 @@ from typing import Self
 import aiohttp
 import psutil
 
-from flashsale.settings import REPOSITORY
 from flashsale.stack.processes import dies_with_us, port_is_free
 from flashsale.stack.roles import ROLE_BY_NAME
+from tests import nursery
 from tests.databases import worker
 from tests.patience import PATIENCE_SECONDS
 
@@ -41,22 +41,23 @@ def free_port() -> int:
 
 
 class Process:
-    """One process of the product, started as the launcher starts it."""
+    """One process of the product, as the launcher starts it. ``first``: what it does before, as Python."""
 
-    def __init__(self, role: str, environment: dict[str, str]) -> None:
+    def __init__(self, role: str, environment: dict[str, str], *, first: str = "") -> None:
         self.role = role
+        self.first = first
         self.module = ROLE_BY_NAME[role].module
         self.port, self.ops_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = Path(tempfile.mkstemp(prefix=f"{role}-", suffix=".log")[1])
         self._environment = {
             "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(REPOSITORY / "src"),
+            "PYTHONPATH": nursery.PATH,
             "FLASH_PORT": str(self.port),
             "FLASH_OPS_PORT": str(self.ops_port),
             **environment,
         }
-        self.child: asyncio.subprocess.Process | None = None
+        self.child: asyncio.subprocess.Process | nursery.Child | None = None
         self.ended: int | None = None  # exit status, once stopped
 
     def tell_environment(self, more: dict[str, str]) -> None:
@@ -73,10 +74,14 @@ class Process:
         """Start, or start again; when it will be ready is not for it to say."""
         self.ended = None
         with self.log.open("ab") as log:
-            self.child = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", self.module, env=self._environment, stdout=log, stderr=log,
-                preexec_fn=dies_with_us(signal.SIGKILL),
-            )  # fmt: skip
+            if self.module in nursery.KIND and self._environment["PYTHONPATH"] == nursery.PATH:
+                self.child = await nursery.bear(self.module, self._environment, log, first=self.first)
+            else:  # what has modules of its own is not born with the product's
+                assert not self.first
+                self.child = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", self.module, env=self._environment, stdout=log, stderr=log,
+                    preexec_fn=dies_with_us(signal.SIGKILL),
+                )  # fmt: skip
 
     async def ready(self) -> None:
         """Wait until it says it is ready. Fails with its log."""
