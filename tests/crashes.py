@@ -26,7 +26,7 @@ from tests.failure.test_gate_accidents import kept
 from tests.patience import PATIENCE_SECONDS
 from tests.servers import JWT_SECRET, Process
 
-POLL_SECONDS = 0.01
+POLL_SECONDS = 0.03  # a look at every store costs milliseconds of those that are looked at
 LATER_SECONDS = 0.2  # a client that is told to try later waits a second; a test need not
 UNITS, LIMIT = 12, 2
 Answer = TypeVar("Answer")
