@@ -59,7 +59,7 @@ class Flash:
             if code == Exit.OK and all(row["restarts"] >= restarts for row in rows.values()):
                 return rows
             assert time.monotonic() < deadline, found
-            time.sleep(0.1)
+            time.sleep(1)  # each look is a Python that starts, beside those that are waited for
 
 
 @pytest.fixture
