@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from flashsale.settings import FOREIGN_PREFIX, PREFIXES, REPOSITORY, Settings
 from flashsale.stack import programs
@@ -88,21 +89,32 @@ def check_environment(environ: Mapping[str, str], urls: Sequence[Urls], found: M
 
 async def test(settings: Settings, say: Callable[[str], None], arguments: Sequence[str], *, as_json: bool) -> Exit:
     """Run the checks beside private services. Their output goes to stderr if the result is to be JSON."""
-    results = []
+    results: list[dict[str, Any]] = []
     count = workers(settings, arguments)
     found = programs.ensure(programs.PROGRAMS, settings, os.environ, say)
+    *static, tests = checks(arguments, count)
+
+    async def run(check: Check, environment: dict[str, str]) -> None:
+        say(f"{check.name} ...")
+        begin = time.monotonic()
+        code = await _run(check.arguments, environment, quiet_stdout=as_json)
+        results.append({"check": check.name, "exit_code": code, "seconds": round(time.monotonic() - begin, 1)})
+
+    async def read() -> None:
+        for check in static:
+            await run(check, check_environment(os.environ, (), found))
+
     async with contextlib.AsyncExitStack() as stacks:
+        # What only reads the sources does it while the services start: each of the two would have one core busy.
+        reading = asyncio.create_task(read())
+        stacks.push_async_callback(_ended, reading)
         # A worker has services of its own: roles, wake-ups, queues and a broker's alarms are nobody else's.
         urls = []
         for name in ("test", *(f"test{number}" for number in range(2, count + 1))):
             services = running_stack(settings, instance=name, services=SERVICES, roles=(), say=say, fresh=True)
             urls.append((await stacks.enter_async_context(services)).urls)
-        environment = check_environment(os.environ, urls, found)
-        for check in checks(arguments, count):
-            say(f"{check.name} ...")
-            begin = time.monotonic()
-            code = await _run(check.arguments, environment, quiet_stdout=as_json)
-            results.append({"check": check.name, "exit_code": code, "seconds": round(time.monotonic() - begin, 1)})
+        await reading
+        await run(tests, check_environment(os.environ, urls, found))
     for result in results:
         say(f"{'ok    ' if result['exit_code'] == 0 else 'FAILED'} {result['check']} ({result['seconds']} s)")
     passed = all(result["exit_code"] == 0 for result in results)
@@ -195,6 +207,11 @@ async def _run(arguments: Sequence[str], environment: dict[str, str], *, quiet_s
         raise StackError(f"{arguments[1]} took longer than {CHECK_WITHIN_S:.0f} s") from None
     finally:
         await _stop(child)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
 
 
 async def _stop(child: asyncio.subprocess.Process) -> None:
