@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.comparison.contract import ERROR, SOLD, SOLD_OUT, TIMEOUT, UNSENT, Trial
-from benchmarks.report.statistics import RATIO, SHARE, Floats, Scale, Value, average, quantile
+from benchmarks.report.statistics import RATIO, SHARE, TAIL_MIN, Floats, Scale, Value, average, quantile
 
 NS_PER_MS, NS_PER_S, BYTES_PER_MIB = 1e6, 1e9, float(1 << 20)
 # Everything between a shopper and a verdict. The rest is the instrument.
@@ -27,24 +27,29 @@ class Metric:
     scale: Scale = RATIO
     more_is_better: bool = False
     factor: float = 1.0  # of the value, to be shown in its unit
+    is_asked: bool = False  # has a row wherever backends are compared, be it to say why there is no value
+    unknown: str = "was not measured in any trial"
 
 
 # Law: a latency says from when to when. Response is from the intended arrival to the verdict, accepted from there to the first answer
 # that took the wish on.
+FEW = f"in no trial do {TAIL_MIN} attempts lie beyond it"
 METRICS = (
-    Metric("response_mean", "average response (decided)", "ms"),
+    Metric("response_mean", "average response (decided)", "ms", is_asked=True),
     Metric("response_p50", "median response (decided)", "ms"),
-    Metric("response_p95", "p95 response (decided)", "ms"),
-    Metric("response_p99", "p99 response (decided)", "ms"),
+    Metric("response_p95", "p95 response (decided)", "ms", is_asked=True, unknown=FEW),
+    Metric("response_p99", "p99 response (decided)", "ms", is_asked=True, unknown=FEW),
     Metric("accepted_p50", "median until accepted", "ms"),
     Metric("accepted_p99", "p99 until accepted", "ms"),
-    Metric("throughput", "throughput (decided)", "/s", more_is_better=True),
+    Metric("throughput", "throughput (decided)", "/s", more_is_better=True, is_asked=True),
     Metric("sellout", "time until sold out", "s"),
-    Metric("cpu", "CPU per decided attempt", "ms"),
-    Metric("memory", "peak memory (PSS)", "MiB"),
-    Metric("errors", "without a verdict", "%", scale=SHARE, factor=100),
+    Metric("cpu", "CPU per decided attempt", "ms", is_asked=True),
+    Metric("memory", "peak memory (PSS)", "MiB", is_asked=True),
+    Metric("errors", "without a verdict", "%", scale=SHARE, factor=100, is_asked=True),
 )
-BY_KEY = {metric.key: metric for metric in METRICS}
+# Of a series, and not of a trial.
+CAPACITY = Metric("capacity", "capacity (p99 ≤ 1 s, ≤ 0.1 % lost)", "/s", more_is_better=True)
+BY_KEY = {metric.key: metric for metric in (*METRICS, CAPACITY)}
 QUANTILES = (0.5, 0.95, 0.99, 0.999)
 
 

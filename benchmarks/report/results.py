@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.comparison.contract import NOT_AUDITED, OUTCOMES, SOLD, SOLD_OUT, Audit, Trial
 from benchmarks.report import measures, statistics
-from benchmarks.report.measures import BY_KEY, METRICS, QUANTILES, SERVING, Metric
+from benchmarks.report.measures import BY_KEY, CAPACITY, METRICS, QUANTILES, SERVING, Metric
 from benchmarks.report.reading import Case, Left, RunLeft, UnreadableError
 from benchmarks.report.statistics import Effect, Judged, Value, Winner
 
@@ -27,7 +27,7 @@ SIDES = (
     ("pattern", "gevent", "D", "B"),
 )
 OBJECTIVE_P99_MS, OBJECTIVE_LOST = 1000.0, 0.001
-CAPACITY = Metric("capacity", "capacity (p99 ≤ 1 s, ≤ 0.1 % lost)", "/s", more_is_better=True)
+USERS = (100, 10)  # of the closed loops that are held against the open one
 RATE_SETTING = "rate="  # a series of this setting is load that increases
 WRONG = {
     "oversold": "sold {} too many",
@@ -231,41 +231,48 @@ def _levels(measured: Sequence[Measured], run: RunLeft) -> Iterable[dict[str, An
     for case, metric in itertools.product(run.cases, METRICS):
         for label in dict.fromkeys(left.trial.label for left in run.of(case)):
             known = [value for one in valid(measured, case, label) if (value := one.values[metric.key]) is not None]
-            level = statistics.middle([value.number for value in known], run.run.seed)
-            if level is None:
-                continue
-            yield {
-                "case": case.name,
-                "metric": metric.key,
-                "label": label,
-                "trials": len(known),
-                **dict(zip(("median", "low", "high"), level, strict=True)),
-                "is_bound": any(value.is_bound for value in known),
-            }
+            yield from _level(case.name, metric, label, known, run.run.seed)
+    for scenario in dict.fromkeys(case.scenario for case in run.cases if case.variant.startswith(RATE_SETTING)):
+        of = _capacities(measured, scenario)
+        for label, side in ((FIRST, [a for a, _ in of]), (SECOND, [b for _, b in of])):
+            yield from _level(scenario, CAPACITY, label, side, run.run.seed)
+
+
+def _level(case: str, metric: Metric, label: str, known: Sequence[Value], seed: int) -> Iterable[dict[str, Any]]:
+    level = statistics.middle([value.number for value in known], seed)
+    if level is not None:
+        yield {
+            "case": case,
+            "metric": metric.key,
+            "label": label,
+            "trials": len(known),
+            **dict(zip(("median", "low", "high"), level, strict=True)),
+            "is_bound": any(value.is_bound for value in known),
+        }
 
 
 def _verdicts(
     measured: Sequence[Measured], cases: Sequence[Case], steps: Sequence[Case], wrong: Mapping[str, str], seed: int
 ) -> list[dict[str, Any]]:
-    rows: list[tuple[str, Metric, Effect | None]] = []
+    rows: list[tuple[str, Metric, Effect | str]] = []
     for case, metric in itertools.product(cases, METRICS):
         # void trials too: what was measured and may not be judged is told as that
         if any(one.left.case == case and one.values[metric.key] is not None for one in measured):
             of = pairs(measured, case, metric.key, FIRST, SECOND)
-            rows.append(
-                (case.name, metric, statistics.effect(of, same_pairs(measured, case, metric.key), metric.scale, seed))
-            )
+            found = statistics.compared(of, same_pairs(measured, case, metric.key), metric.scale, seed)
+            rows.append((case.name, metric, found))
+        elif metric.is_asked:
+            rows.append((case.name, metric, metric.unknown))
     for scenario in dict.fromkeys(case.scenario for case in steps):
-        of, same = (
-            _capacities(measured, scenario, FIRST, SECOND),
-            [pair for a, b in SAME for pair in _capacities(measured, scenario, a, b)],
-        )
-        rows.append((scenario, CAPACITY, statistics.effect(of, same, CAPACITY.scale, seed)))
+        of = _capacities(measured, scenario)
+        rates = [float(case.variant.removeprefix(RATE_SETTING)) for case in steps if case.scenario == scenario]
+        scale = statistics.ladder(rates)
+        rows.append((scenario, CAPACITY, statistics.compared(of, _capacity_noise(measured), scale, seed)))
     judged = statistics.judge([(effect, metric.more_is_better) for _, metric, effect in rows], list(wrong.values()))
     return [_verdict(case, metric, effect, answer) for (case, metric, effect), answer in zip(rows, judged, strict=True)]
 
 
-def _verdict(case: str, metric: Metric, effect: Effect | None, answer: Judged) -> dict[str, Any]:
+def _verdict(case: str, metric: Metric, effect: Effect | str, answer: Judged) -> dict[str, Any]:
     row = {
         "case": case,
         "metric": metric.key,
@@ -276,7 +283,7 @@ def _verdict(case: str, metric: Metric, effect: Effect | None, answer: Judged) -
         "reason": answer.reason,
         "p_holm": answer.p_holm,
     }
-    return row | effect_row(effect)
+    return row | effect_row(None if isinstance(effect, str) else effect)
 
 
 # Of whom some attempts were never decided, and what that makes of B to A: more of B is a larger ratio, more of A a smaller one.
@@ -307,26 +314,38 @@ def effect_row(effect: Effect | None) -> dict[str, Any]:
     }
 
 
-def _capacities(measured: Sequence[Measured], scenario: str, first: str, second: str) -> list[tuple[Value, Value]]:
-    # Of a block in which one of the two has a void step nothing is known: the void one may be what it keeps up with.
-    spoiled: set[int] = set()
-    found: dict[int, dict[str, float]] = {}
+def _capacities(measured: Sequence[Measured], scenario: str) -> list[tuple[Value, Value]]:
+    """
+    Of each block the highest step that either kept up with. All steps of both must be there and valid, or nothing is known of it: the
+    void one may be what it keeps up with.
+    """
+    by_block: dict[int, dict[str, list[Measured]]] = {}
     for one in measured:
-        trial = one.trial
-        if one.left.case.scenario != scenario or not one.left.case.variant.startswith(RATE_SETTING):
-            continue
-        if trial.label not in {first, second}:
-            continue
-        if trial.is_void:
-            spoiled.add(trial.block)
-        elif keeps_up(one):
-            best = found.setdefault(trial.block, {})
-            best[trial.label] = max(best.get(trial.label, 0.0), trial.offered_per_s)
-    return [
-        (Value(best[first]), Value(best[second]))
-        for block, best in found.items()
-        if first in best and second in best and block not in spoiled
-    ]
+        if one.left.case.scenario == scenario and one.left.case.variant.startswith(RATE_SETTING):
+            by_block.setdefault(one.trial.block, {}).setdefault(one.trial.label, []).append(one)
+    steps = {one.left.case for of in by_block.values() for each in of.values() for one in each}
+    found = []
+    for _, of in sorted(by_block.items()):
+        sides = [[one for one in of.get(label, []) if not one.trial.is_void] for label in (FIRST, SECOND)]
+        if all(len(side) == len(steps) for side in sides):
+            found.append((_capacity(sides[0]), _capacity(sides[1])))
+    return found
+
+
+def _capacity(steps: Sequence[Measured]) -> Value:
+    # Who keeps up with the last step may bear more. Who keeps up with none is taken to bear the first, which is too much and in its favour.
+    rates = [one.trial.offered_per_s for one in steps]
+    kept = [one.trial.offered_per_s for one in steps if keeps_up(one)]
+    return Value(max(kept), is_bound=max(kept) == max(rates)) if kept else Value(min(rates))
+
+
+def _capacity_noise(measured: Sequence[Measured]) -> list[tuple[Value, Value]]:
+    """
+    No series is run twice over, for that is dear; so it is what p99 differed by between one backend and itself, anywhere in the run. The
+    objective is one of p99, which where load bends rises faster than load does: two capacities differ by less than the p99s beside them.
+    """
+    cases = dict.fromkeys(one.left.case for one in measured)
+    return [pair for each in cases for a, b in SAME for pair in pairs(measured, each, "response_p99", a, b)]
 
 
 def keeps_up(one: Measured) -> bool:

@@ -8,6 +8,7 @@ Law 3: nothing wins that does not exceed what the same thing differs by from its
 Law 4: everything is computed from unrounded values.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ EXACT_PAIRS_MAX = 14  # up to here every pattern of signs is tried, 16,384; beyo
 RESAMPLES = 9_999
 INTERVALS = f"95 % intervals (of fewer than {PAIRS_MIN} trials: least and most)"  # of medians, wherever they are shown
 UNDECIDED = "some attempts were never decided, and the difference may lie among them"
+ALL_KEPT = "keeps up with all that was offered, and what it would bear beyond is not known"
 
 
 class Winner(StrEnum):
@@ -53,10 +55,15 @@ class Value:
 
 @dataclass(frozen=True)
 class Scale:
-    """How two values are compared: by ratio, or, for shares that may be 0, by difference. `noticeable` is on that scale."""
+    """
+    How two values are compared: by ratio, or, for shares that may be 0, by difference. `noticeable` is on that scale, and so is `grain`:
+    a value is known no closer, so within it nothing is equal. `bounded`: what it means that the true value may be more.
+    """
 
     is_ratio: bool
     noticeable: float
+    grain: float = 0.0
+    bounded: str = UNDECIDED
 
     def difference(self, first: float, second: float) -> float:
         """Of the second from the first; positive where it is larger."""
@@ -69,6 +76,13 @@ class Scale:
 
 RATIO = Scale(is_ratio=True, noticeable=NOTICEABLE_RATIO)
 SHARE = Scale(is_ratio=False, noticeable=NOTICEABLE_SHARE)
+
+
+def ladder(steps: Sequence[float]) -> Scale:
+    """Of what is known by steps: that one was kept up with and the next was not."""
+    rising = sorted(steps)
+    grain = max((math.log(above / below) for below, above in itertools.pairwise(rising)), default=math.inf)
+    return Scale(is_ratio=True, noticeable=NOTICEABLE_RATIO, grain=grain, bounded=ALL_KEPT)
 
 
 @dataclass(frozen=True)
@@ -172,6 +186,16 @@ def effect(
     )
 
 
+def compared(
+    pairs: Sequence[tuple[Value, Value]], same: Sequence[tuple[Value, Value]], scale: Scale, seed: int
+) -> Effect | str:
+    """The effect, or in words why there is none."""
+    found = effect(pairs, same, scale, seed)
+    if found is not None:
+        return found
+    return f"one pair, and fewer than {PAIRS_MIN} decide nothing" if len(pairs) == 1 else "no valid pair to compare"
+
+
 def noise_floor(same: Sequence[tuple[Value, Value]], scale: Scale) -> float | None:
     """The largest difference between one backend and itself; None where it was looked at too seldom."""
     usable = [(a, b) for a, b in same if not scale.is_ratio or (a.number > 0 and b.number > 0)]
@@ -211,22 +235,24 @@ def holm(ps: Sequence[float]) -> list[float]:
     return corrected
 
 
-def judge(effects: Sequence[tuple[Effect | None, bool]], wrong: Sequence[str] = ()) -> list[Judged]:
+def judge(effects: Sequence[tuple[Effect | str, bool]], wrong: Sequence[str] = ()) -> list[Judged]:
     """
-    All rows that name a winner, at once, because Holm counts them; each with whether more is better. `wrong` says what the books of
-    which backend are not: then nothing else counts. In order: correctness, enough pairs, a known noise floor, a finding that survives
+    All rows that name a winner, at once, because Holm counts them; each with whether more is better, and with the reason where there is
+    no effect. `wrong` says what the books of which backend are not: then nothing else counts. In order: correctness, enough pairs, a known noise floor, a finding that survives
     correction and signs, a difference that matters; a tie is a finding too, namely that the interval has no room for one that does.
     """
     if wrong:
         return [Judged(Winner.DISQUALIFIED, "; ".join(wrong)) for _ in effects]
     # A row of too few pairs cannot win, so it takes nothing from those that can.
     counted = {
-        index: found.p for index, (found, _) in enumerate(effects) if found is not None and found.pairs >= PAIRS_MIN
+        index: found.p
+        for index, (found, _) in enumerate(effects)
+        if isinstance(found, Effect) and found.pairs >= PAIRS_MIN
     }
     corrected = dict(zip(counted, holm(list(counted.values())), strict=True))
     return [
-        Judged(Winner.INCONCLUSIVE, "no two valid pairs to compare")
-        if found is None
+        Judged(Winner.INCONCLUSIVE, found)
+        if isinstance(found, str)
         else _judge(found, corrected.get(index), more_is_better=more_is_better)
         for index, (found, more_is_better) in enumerate(effects)
     ]
@@ -242,7 +268,9 @@ def _judge(found: Effect, p_holm: float | None, *, more_is_better: bool) -> Judg
     elif _is_tie(found):
         if not found.bounded:
             return Judged(Winner.TIE, "the interval has no room for a difference that matters", p_holm)
-        reason = UNDECIDED
+        reason = found.scale.bounded
+    elif found.scale.grain and not found.estimate:
+        reason = found.scale.bounded if found.bounded else "the same step, and what lies between two is not known"
     elif abs(found.estimate) <= found.threshold:
         reason = "no more than noise, or than what matters, and the interval has room for more"
     elif p_holm >= SIGNIFICANCE:  # so is every row whose interval includes equality
@@ -250,7 +278,7 @@ def _judge(found: Effect, p_holm: float | None, *, more_is_better: bool) -> Judg
     elif found.p_exact >= SIGNIFICANCE:
         reason = "the blocks do not agree on the sign"
     elif smaller in found.bounded:
-        reason = UNDECIDED  # what is bounded from below may be larger than the other
+        reason = found.scale.bounded  # what is bounded from below may be larger than the other
     else:
         return Judged(better, "exceeds noise and what matters", p_holm)
     return Judged(Winner.INCONCLUSIVE, reason, p_holm)
@@ -258,7 +286,7 @@ def _judge(found: Effect, p_holm: float | None, *, more_is_better: bool) -> Judg
 
 def _is_tie(found: Effect) -> bool:
     # An interval without equality that lies within the noise alone is no tie: there is a difference, and nobody knows whose.
-    reach = max(-found.low, found.high)
+    reach = max(-found.low, found.high) + found.scale.grain
     return reach < found.scale.noticeable or (reach < found.threshold and found.low <= 0 <= found.high)
 
 

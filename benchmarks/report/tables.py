@@ -94,10 +94,7 @@ def _answer(document: Document) -> Table:
     """The seven that were asked for, per scenario: the winner alone."""
     keys = ("response_mean", "response_p95", "response_p99", "throughput", "cpu", "memory", "errors")
     won = {(row["case"], row["metric"]): row["winner"] for row in document["verdicts"]}
-    rows = [
-        [case, *(winner_text(document, won[case, key]) if (case, key) in won else NOTHING for key in keys)]
-        for case in document["compared"]
-    ]
+    rows = [[case, *(winner_text(document, won[case, key]) for key in keys)] for case in document["compared"]]
     header = ["scenario", "average", "p95", "p99", "throughput", "CPU", "memory", "errors"]
     return _table(
         "Who wins what",
@@ -111,10 +108,7 @@ def _verdicts(document: Document) -> Table:
     names = document["labels"]
     rows = []
     for row in document["verdicts"]:
-        is_known = row["metric"] in BY_KEY
-        sides = [
-            level_text(document, row["case"], row["metric"], label) if is_known else NOTHING for label in ("A", "B")
-        ]
+        sides = [level_text(document, row["case"], row["metric"], label) for label in ("A", "B")]
         rows.append(
             [
                 row["case"],
@@ -144,7 +138,7 @@ def _verdicts(document: Document) -> Table:
     ]
     note = (
         f"Medians of trials with {INTERVALS}; B to A is the geometric mean of the blocks' ratios (mean difference, for shares) with its 95 % interval. Noise: the most that one backend differed by from itself, "
-        "in this scenario, or in all of the run where it was beside itself in fewer than three valid pairs here. "
+        "in this scenario, or in all of the run where it was beside itself in fewer than three valid pairs here; of a capacity, in p99. "
         "p after Holm's correction over all rows of this table. ≥: attempts without a verdict reach into it; B to A is at least that if they are B's, ≤ at most if "
         "they are A's, and ≷ anything if they are both's."
     )

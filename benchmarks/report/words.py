@@ -188,8 +188,11 @@ def _capacity(document: Document) -> str:
     for scenario in dict.fromkeys(row["scenario"] for row in document["series"]):
         for label in ("A", "B"):
             of = [row for row in document["series"] if (row["scenario"], row["label"]) == (scenario, label)]
+            if not of:
+                parts.append(f"{document['labels'][label]} has no valid trial in {scenario}")
+                continue
             kept = [row["offered_per_s"] for row in of if row["kept_up"] * 2 > row["trials"]]
-            highest = max((row["offered_per_s"] for row in of), default=0.0)
+            highest = max(row["offered_per_s"] for row in of)
             if kept:
                 more = (
                     ", the most that was offered"

@@ -130,22 +130,43 @@ def test_without_noise_blocks_nothing_is_decided(tmp_path: Path) -> None:
 
 
 def test_capacity_is_the_most_that_was_kept_up_with(tmp_path: Path) -> None:
-    """B never decides a tenth of what comes at 900 a second."""
+    """B never decides a tenth of what comes at 900 a second; what A does beyond nobody asked."""
     fast, lossy = runs.constant(5), runs.dropping(5, every=10)
     steps = [
-        MadeUp("steps", {"A": fast, "B": fast if rate < 900 else lossy}, f"rate={rate}", rate=rate, blocks=6)
+        MadeUp(
+            "steps",
+            {"A": fast, "B": fast if rate < 900 else lossy},
+            f"rate={rate}",
+            rate=rate,
+            blocks=6,
+            noise_blocks=0,
+        )
         for rate in (600, 900)
     ]
-    found = document(tmp_path, *steps)
-    row = next(row for row in found["verdicts"] if row["metric"] == "capacity")
-    assert (row["case"], row["pairs"], row["winner"]) == ("steps", 6, "A")
+    found = document(tmp_path, MadeUp("peak", SAME, blocks=2), *steps)
+    rows = {row["metric"]: row for row in found["verdicts"]}
+    row = rows["capacity"]
+    assert (row["case"], row["pairs"], row["winner"], row["bound"]) == ("steps", 6, "A", "≤")
     assert row["estimate"] == pytest.approx(600 / 900)
+    assert row["floor"] == rows["response_p99"]["floor"] > 1  # of the whole run, for no series is run twice over
+    levels = {row["label"]: (row["median"], row["is_bound"]) for row in found["levels"] if row["metric"] == "capacity"}
+    assert levels == {"A": (900.0, True), "B": (600.0, False)}
     assert {(row["case"], row["label"]): row["kept_up"] for row in found["series"]} == {
-        ("steps rate=600", "A"): 9,
+        ("steps rate=600", "A"): 6,
         ("steps rate=600", "B"): 6,
-        ("steps rate=900", "A"): 9,
+        ("steps rate=900", "A"): 6,
         ("steps rate=900", "B"): 0,
     }
+
+
+def test_every_cell_says_who_wins_or_why_nobody_does(tmp_path: Path) -> None:
+    """A hundred attempts have no p99, and one block decides nothing: that is said, and no cell is empty."""
+    found = document(tmp_path, MadeUp("peak", SAME, rate=50, blocks=1, noise_blocks=0))
+    rows = {row["metric"]: row for row in found["verdicts"]}
+    assert {row["winner"] for row in rows.values()} == {"inconclusive"}
+    assert rows["response_p99"]["reason"] == "in no trial do 10 attempts lie beyond it"
+    assert rows["response_mean"]["reason"] == "one pair, and fewer than 6 decide nothing"
+    assert {cell for row in tables.all_tables(found)["answer"]["rows"] for cell in row[1:]} == {"inconclusive"}
 
 
 def test_a_void_step_makes_no_capacity_smaller(tmp_path: Path) -> None:
@@ -241,4 +262,4 @@ def test_lines_of_code_are_neither_empty_nor_said_to_people() -> None:
 def test_what_was_measured_and_is_void_is_a_row_that_is_not_decided(tmp_path: Path) -> None:
     made = MadeUp("peak", SAME, blocks=1, noise_blocks=0, void=[(1, "A"), (1, "B")])
     (reason,) = {(row["winner"], row["reason"]) for row in document(tmp_path, made)["verdicts"]}
-    assert reason == ("inconclusive", "no two valid pairs to compare")
+    assert reason == ("inconclusive", "no valid pair to compare")

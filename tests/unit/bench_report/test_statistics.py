@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.report import statistics
-from benchmarks.report.statistics import RATIO, SHARE, Judged, Scale, Value, Winner
+from benchmarks.report.statistics import ALL_KEPT, RATIO, SHARE, Judged, Scale, Value, Winner
 
 SEED = 1
 LESS, MORE = False, True
@@ -30,8 +30,8 @@ def judged(
     beside: int = 0,
 ) -> Judged:
     """One row's answer, with so many other rows that show nothing."""
-    row = (statistics.effect(found, same, scale, SEED), more_is_better)
-    nothing = (statistics.effect(EQUAL, QUIET, RATIO, SEED), LESS)
+    row = (statistics.compared(found, same, scale, SEED), more_is_better)
+    nothing = (statistics.compared(EQUAL, QUIET, RATIO, SEED), LESS)
     return statistics.judge([row, *[nothing] * beside])[0]
 
 
@@ -54,7 +54,8 @@ def test_equal_things_are_a_tie_and_unsteady_ones_are_not() -> None:
 def test_five_pairs_decide_nothing() -> None:
     assert judged(SLOWER[:5]).reason == "5 pairs, and fewer than 6 decide nothing"
     assert judged(EQUAL[:5]).winner is Winner.INCONCLUSIVE
-    assert judged(SLOWER[:1]).reason == "no two valid pairs to compare"
+    assert judged(SLOWER[:1]).reason == "one pair, and fewer than 6 decide nothing"
+    assert judged([]).reason == "no valid pair to compare"
 
 
 def test_what_the_same_thing_differs_by_wins_nothing() -> None:
@@ -82,9 +83,9 @@ def test_a_finding_among_many_rows_must_be_stronger() -> None:
     weak = pairs(1.20, 1.02, 1.25, 1.05, 1.22, 1.12)
     assert judged(weak).winner is Winner.A
     crowd = [
-        (statistics.effect(EQUAL[:5], QUIET, RATIO, SEED), LESS)
+        (statistics.compared(EQUAL[:5], QUIET, RATIO, SEED), LESS)
     ] * 20  # of too few pairs each, which counts for nothing
-    assert statistics.judge([(statistics.effect(weak, QUIET, RATIO, SEED), LESS), *crowd])[0].winner is Winner.A
+    assert statistics.judge([(statistics.compared(weak, QUIET, RATIO, SEED), LESS), *crowd])[0].winner is Winner.A
     assert judged(weak, beside=20).reason == "may be chance, once all rows are counted"
 
 
@@ -110,7 +111,7 @@ def test_pairs_are_of_a_block_and_a_slow_block_is_everybodys() -> None:
 
 
 def test_wrong_books_disqualify_whatever_the_speed() -> None:
-    row = (statistics.effect(SLOWER, QUIET, RATIO, SEED), LESS)
+    row = (statistics.compared(SLOWER, QUIET, RATIO, SEED), LESS)
     (answer,) = statistics.judge([row], ["asyncio_redis sold 1 unit too many"])
     assert answer == Judged(Winner.DISQUALIFIED, "asyncio_redis sold 1 unit too many")
 
@@ -129,7 +130,35 @@ def test_shares_are_compared_by_difference_because_none_is_no_ratio() -> None:
     assert judged(none, none, scale=SHARE).winner is Winner.TIE
     some = [(Value(0.0), Value(0.02 + step / 1000)) for step in range(6)]
     assert judged(some, none, scale=SHARE).winner is Winner.A
-    assert judged(none, scale=RATIO).reason == "no two valid pairs to compare"
+    assert judged(none, scale=RATIO).reason == "no valid pair to compare"
+
+
+STEPS = statistics.ladder([400, 100, 200])
+
+
+def kept(a: float, b: float) -> list[tuple[Value, Value]]:
+    """Six blocks in which these were the highest steps kept up with; of the last one nobody knows what more."""
+    return [(Value(a, is_bound=a == 400), Value(b, is_bound=b == 400))] * 6
+
+
+def test_what_is_known_by_steps_wins_by_a_step_and_is_never_equal() -> None:
+    assert judged(kept(400, 200), scale=STEPS, more_is_better=MORE).winner is Winner.A  # and A may bear still more
+    assert judged(kept(100, 200), scale=STEPS, more_is_better=MORE).winner is Winner.B
+    same = judged(kept(200, 200), scale=STEPS, more_is_better=MORE)
+    assert (same.winner, same.reason) == (
+        Winner.INCONCLUSIVE,
+        "the same step, and what lies between two is not known",
+    )
+    most = judged(kept(400, 400), scale=STEPS, more_is_better=MORE)
+    assert (most.winner, most.reason) == (Winner.INCONCLUSIVE, ALL_KEPT)
+    mixed = [*kept(200, 200)[:5], (Value(200.0), Value(100.0))]  # a step in one block of six is no finding, and no tie
+    assert judged(mixed, scale=STEPS, more_is_better=MORE).winner is Winner.INCONCLUSIVE
+
+
+def test_a_step_less_than_noise_wins_nothing() -> None:
+    noisy = pairs(2.5, 1.0, 0.9)
+    assert judged(kept(100, 200), noisy, scale=STEPS, more_is_better=MORE).winner is Winner.INCONCLUSIVE
+    assert judged(kept(100, 200), [], scale=STEPS, more_is_better=MORE).reason.endswith("its noise is not known")
 
 
 def test_a_quantile_is_told_only_where_ten_lie_beyond_it() -> None:
