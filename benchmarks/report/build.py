@@ -9,20 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import raw, repository, setting, tables, words
-from benchmarks.report.figures.every import FIGURES, draw_all
+from benchmarks.report.figures.every import KINDS, draw_all
 from benchmarks.report.figures.style import Book
 from benchmarks.report.measures import METRICS
 from benchmarks.report.narrative import Block, Given, compose
 from benchmarks.report.reading import read
 from benchmarks.report.results import assemble
 
-KINDS = frozenset(
-    {
-        "forest", "latency_over_time", "latency_comparison", "throughput_comparison", "resource_usage", "response_time_histogram",
-        "percentile_spectrum", "stock_depletion", "in_flight", "cost", "outcomes", "fairness", "oversell", "generator_lag", "run_order",
-    }
-)  # fmt: skip
-assert len(KINDS) == len(FIGURES), "a kind per figure"
 # The assignment's names, and the figure that each is.
 ASKED_FOR = {
     "latency-comparison.png": "latency_comparison",

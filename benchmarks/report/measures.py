@@ -1,5 +1,7 @@
 """What one trial came to, as numbers. Pure: tables in, values out."""
 
+import heapq
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -51,6 +53,7 @@ METRICS = (
 CAPACITY = Metric("capacity", "capacity (p99 ≤ 1 s, ≤ 0.1 % lost)", "/s", more_is_better=True)
 BY_KEY = {metric.key: metric for metric in (*METRICS, CAPACITY)}
 QUANTILES = (0.5, 0.95, 0.99, 0.999)
+Attempts = pd.DataFrame  # of REQUESTS, or some of its columns
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,54 @@ def waits(requests: pd.DataFrame, end: str = "decided_ns", begin: str = "intende
         decided = requests[end]
     times = ((decided - requests[begin]) / NS_PER_MS).dropna().to_numpy(dtype=np.float64)
     return Waits(np.sort(times), len(requests) - len(times))
+
+
+PARTS = ("until it is sent", "from there until accepted", "from there until decided")
+
+
+def parts(requests: pd.DataFrame) -> Floats:
+    """Of every attempt with a verdict, in milliseconds, a row each and a column per part; in order of the whole."""
+    decided = requests[~requests["outcome"].isin(WITHOUT_VERDICT)].dropna(subset=["decided_ns"])
+    moments = decided[["intended_ns", "sent_ns", "accepted_ns", "decided_ns"]].to_numpy(dtype=np.float64)
+    found: Floats = np.diff(moments, axis=1) / NS_PER_MS
+    return found[np.argsort(found.sum(axis=1), kind="stable")]
+
+
+def closed_loop(requests: pd.DataFrame, users: int) -> Waits:
+    """
+    What so many users would have told of this very trial who ask for nothing while they wait: each takes the next attempt that is due, and
+    counts from its sending. What came while all were waiting is not asked, and so not told of: that is coordinated omission. One that
+    never had a verdict keeps its user for good.
+    """
+    rows = requests.sort_values("intended_ns", kind="stable").dropna(subset=["sent_ns"])
+    decided = rows["decided_ns"].where(~rows["outcome"].isin(WITHOUT_VERDICT), np.inf).fillna(np.inf)
+    free = [-math.inf] * users  # when each of them is
+    times, never = [], 0
+    for intended, sent, done in zip(rows["intended_ns"], rows["sent_ns"], decided, strict=True):
+        if free[0] > intended:
+            continue
+        heapq.heapreplace(free, done)
+        if done == math.inf:
+            never += 1
+        else:
+            times.append((done - sent) / NS_PER_MS)
+    return Waits(np.sort(np.asarray(times, dtype=np.float64)), never)
+
+
+def by_rate(requests: pd.DataFrame, slots: int) -> tuple[Floats, list[Floats], list[Floats]]:
+    """
+    Of load that changes: in equal slots of the intended time, how many came per second, and in milliseconds what those waited until
+    accepted and until decided. Who never came to it is not among them.
+    """
+    intended = requests["intended_ns"].to_numpy(dtype=np.float64)
+    edges = np.linspace(0, float(intended.max()) * (1 + 1e-9), slots + 1)
+    slot = np.digitize(intended, edges) - 1
+    rates = np.bincount(slot, minlength=slots)[:slots] * NS_PER_S / edges[1]
+    waited = []
+    for end in ("accepted_ns", "decided_ns"):
+        took = (requests[end].where(~requests["outcome"].isin(WITHOUT_VERDICT)) - requests["intended_ns"]) / NS_PER_MS
+        waited.append([took[slot == place].dropna().to_numpy(dtype=np.float64) for place in range(slots)])
+    return rates, waited[0], waited[1]
 
 
 def values(

@@ -29,7 +29,7 @@ class Given(NamedTuple):
     lists: Mapping[str, Sequence[str]]
     tables: Mapping[str, Mapping[str, Any]]
     figures: Sequence[Mapping[str, str]]
-    figure_kinds: frozenset[str]
+    figure_kinds: Mapping[str, str]  # and what a run must have for one
 
 
 def compose(text: str, given: Given) -> list[Block]:
@@ -64,7 +64,7 @@ def _directed(kind: str, name: str, given: Given, problems: list[str]) -> list[B
         return drawn or [
             {
                 "kind": "para",
-                "spans": _spans(f"No figure of {name.replace('_', ' ')}: the run has nothing to show for it."),
+                "spans": _spans(f"No figure of {name.replace('_', ' ')}: it takes {given.figure_kinds[name]}."),
             }
         ]
     problems.append(f"{{{{{kind}:{name}}}}} is not a {kind}")

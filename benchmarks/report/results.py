@@ -50,6 +50,7 @@ class Measured:
     cpu_s: Mapping[str, float]
     delay_s: Mapping[str, float]
     unaccounted: float | None  # share of the cores' time that no role, idle or irq explains
+    loops: Mapping[int, Mapping[str, Any]]  # by users of a closed loop, 0 for the open one that it was: what each tells
 
     @property
     def trial(self) -> Trial:
@@ -80,7 +81,13 @@ def measure(left: Left) -> Measured:
         used.cpu_s,
         used.delay_s,
         measures.unaccounted(used.cpu_s, left.frame("system")),
+        {0: _told(measures.waits(requests))} | {users: _told(measures.closed_loop(requests, users)) for users in USERS},
     )
+
+
+def _told(waits: measures.Waits) -> dict[str, Any]:
+    quantiles = {f"p{q * 100:g}": statistics.quantile(waits.times, waits.never, q) for q in (0.5, 0.95, 0.99)}
+    return {"attempts": waits.count, **quantiles}
 
 
 def assemble(run: RunLeft, code: Mapping[str, Any], say: Callable[[str], None] = lambda _: None) -> Results:
@@ -119,6 +126,7 @@ def assemble(run: RunLeft, code: Mapping[str, Any], say: Callable[[str], None] =
         "series": list(_series(measured, run)),
         "sides": list(_sides(measured, run)),
         "variants": list(_variants(measured, run)),
+        "loops": list(_loops(measured, cases)),
         "lab": _read_lab(run),
         "code": dict(code),
     }
@@ -429,15 +437,7 @@ def _quantiles(measured: Sequence[Measured], run: RunLeft) -> Iterable[dict[str,
                     sum(one.trial.counts.values()) if outcome == "all" else one.trial.counts[outcome] for one in of
                 )
                 for name in [*(f"p{q * 100:g}" for q in QUANTILES), "max"]:
-                    known = [value for one in of if (value := one.quantiles[outcome][name]) is not None]
-                    row[name] = (
-                        {
-                            "number": float(np.median([value.number for value in known])),
-                            "is_bound": any(v.is_bound for v in known),
-                        }
-                        if len(known) == len(of) and known
-                        else None
-                    )
+                    row[name] = _median([one.quantiles[outcome][name] for one in of])
                 yield row
 
 
@@ -524,6 +524,40 @@ def _variants(measured: Sequence[Measured], run: RunLeft) -> Iterable[dict[str, 
                     "scenario": scenario, "label": label, "first": first.variant, "second": other.variant, "metric": key,
                     "title": BY_KEY[key].title, **effect_row(found),
                 }  # fmt: skip
+
+
+def _loops(measured: Sequence[Measured], cases: Sequence[Case]) -> Iterable[dict[str, Any]]:
+    """Of the scenario with the longest waits: what closed loops would have told of it, medians over trials."""
+
+    def longest(case: Case) -> float:
+        return max(value.number for one in valid(measured, case) if (value := one.values["response_p95"]) is not None)
+
+    # a burst has one moment, at which every closed loop asks once
+    spread = [
+        case
+        for case in cases
+        if any(one.trial.offered_per_s and one.values["response_p95"] for one in valid(measured, case))
+    ]
+    if not spread:
+        return
+    case = max(spread, key=longest)
+    for label, users in itertools.product((FIRST, SECOND), (0, *USERS)):
+        of = valid(measured, case, label)
+        for_all = sum(sum(one.trial.counts.values()) for one in of)
+        if of:
+            row = {"case": case.name, "label": label, "users": users, "trials": len(of)}
+            row["share"] = sum(one.loops[users]["attempts"] for one in of) / for_all
+            for name in ("p50", "p95", "p99"):
+                row[name] = _median([one.loops[users][name] for one in of])
+            yield row
+
+
+def _median(values: Sequence[Value | None]) -> dict[str, Any] | None:
+    # None where any trial has none: a median of those that have would be of other attempts
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return None
+    return {"number": float(np.median([v.number for v in known])), "is_bound": any(v.is_bound for v in known)}
 
 
 def _read_lab(run: RunLeft) -> dict[str, Any] | None:

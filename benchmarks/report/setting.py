@@ -29,6 +29,10 @@ WIDTHS = {
     "fairness": 0.75,
     "in_flight": 0.85,
     "run_order": 0.8,
+    "latency_parts": 0.85,
+    "closed_loop": 0.9,
+    "hockey_stick": 0.9,
+    "up_and_down": 0.9,
 }
 
 

@@ -45,6 +45,10 @@ def level_text(document: Document, case: str, metric: str, label: str, *, interv
     return f"{text} ({number(level['low'] * factor)} to {number(level['high'] * factor)})" if interval else text
 
 
+def bounded_text(value: Mapping[str, Any] | None) -> str:
+    return NOTHING if value is None else ("≥ " if value["is_bound"] else "") + number(value["number"])
+
+
 def effect_text(row: Mapping[str, Any]) -> str:
     if row["estimate"] is None:
         return NOTHING
@@ -71,6 +75,7 @@ def all_tables(document: Document) -> dict[str, Table]:
         "environment": _environment(document),
         "sides": _sides(document),
         "variants": _variants(document),
+        "loops": _loops(document),
         "lab": _lab(document),
         "code": _code(document),
         "void": _void(document),
@@ -204,10 +209,7 @@ def _quantiles(document: Document) -> Table:
     for row in document["quantiles"]:
         if "=" in row["case"] or not row["attempts"]:
             continue
-        cells = [
-            NOTHING if row[name] is None else ("≥ " if row[name]["is_bound"] else "") + number(row[name]["number"])
-            for name in ("p50", "p95", "p99", "p99.9", "max")
-        ]
+        cells = [bounded_text(row[name]) for name in ("p50", "p95", "p99", "p99.9", "max")]
         rows.append(
             [row["case"], row["label"], row["outcome"].lower().replace("_", " "), f"{row['attempts']:,}", *cells]
         )
@@ -360,6 +362,27 @@ def _variants(document: Document) -> Table:
         rows,
         "Estimates, without a winner; within a block.",
         (4,),
+    )
+
+
+def _loops(document: Document) -> Table:
+    rows = [
+        [
+            row["case"],
+            f"{row['label']}: {document['labels'][row['label']]}",
+            f"closed, {row['users']} users" if row["users"] else "open, as it was",
+            f"{number(row['share'] * 100)} %",
+            *(bounded_text(row[name]) for name in ("p50", "p95", "p99")),
+        ]
+        for row in document["loops"]
+    ]
+    return _table(
+        "What a closed loop would have told of the same trials",
+        ["scenario", "backend", "loop", "attempts told of", "p50", "p95", "p99"],
+        rows,
+        "Milliseconds until decided: from the intended arrival in the open loop, from the sending in a closed one. Medians over valid trials of each trial's own. "
+        "Users of a closed loop take the next attempt that is due once they were answered.",
+        range(3, 7),
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.report.statistics import FLOOR_PAIRS_MIN, PAIRS_MIN
-from benchmarks.report.tables import effect_text, level_text, number, winner_text
+from benchmarks.report.tables import bounded_text, effect_text, level_text, number, winner_text
 
 Document = Mapping[str, Any]
 NOT_MEASURED = "was not measured in this run"
@@ -46,6 +46,7 @@ def words(document: Document) -> dict[str, str | None]:
         "undecided": _undecided(document),
         "sides": _sides(document),
         "variants": _variants(document),
+        "loops": _loops(document),
         "delay": _delay(document),
     }
     for key in (
@@ -279,6 +280,27 @@ def _variants(document: Document) -> str:
     return (
         f"p99: {_listed(told, '; ')}." if told else "In p99 no variant's interval leaves out equality with the first."
     )
+
+
+def _loops(document: Document) -> str:
+    """Of the loop with fewest users whose p95 is known: the fewer, the more it leaves out."""
+    rows = document["loops"]
+    if not rows:
+        return f"What a closed loop would have told {NOT_MEASURED}."
+    parts = []
+    for label in dict.fromkeys(row["label"] for row in rows):
+        whole, *closed = [row for row in rows if row["label"] == label]
+        known = [row for row in closed if row["p95"]]
+        if not whole["p95"] or not known:
+            continue
+        least = min(known, key=lambda row: row["users"])
+        parts.append(
+            f"with {document['labels'][label]} the p95 was {bounded_text(whole['p95'])} ms, and {least['users']} users in a closed loop would have told of "
+            f"{bounded_text(least['p95'])} ms, having asked for {number(least['share'] * 100, 2)} % of what was asked"
+        )
+    if not parts:
+        return f"What a closed loop would have told of {rows[0]['case']} are too few attempts for a percentile."
+    return f"In {rows[0]['case']}, {_listed(parts, '; ')}."
 
 
 def _delay(document: Document) -> str:

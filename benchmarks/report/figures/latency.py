@@ -10,7 +10,7 @@ from benchmarks.comparison.contract import SOLD, SOLD_OUT
 from benchmarks.report import measures
 from benchmarks.report.figures import style
 from benchmarks.report.figures.style import COLOURS, GREY, INK, MARKS, PAIR, Book, Drawing
-from benchmarks.report.reading import Case, Left
+from benchmarks.report.reading import Case
 from benchmarks.report.statistics import INTERVALS, TAIL_MIN
 
 NS = 1e9
@@ -91,14 +91,7 @@ def comparison(book: Book) -> Iterator[Drawing]:
             for label, offset in zip(PAIR, (-0.17, 0.17), strict=True):
                 known = [one.values[key] for one in book.of(case, label)]
                 numbers = [value.number for value in known if value is not None]
-                level = next(
-                    (
-                        row
-                        for row in book.document["levels"]
-                        if (row["case"], row["metric"], row["label"]) == (case.name, key, label)
-                    ),
-                    None,
-                )
+                level = book.level(case.name, key, label)
                 if level is None:
                     axes.annotate(
                         "too few\nattempts",
@@ -145,7 +138,7 @@ def histogram(book: Book) -> Iterator[Drawing]:
     for case in book.judged_cases():
         figure = style.canvas(4.6, f"How are response times spread? ({case.name})")
         panels = figure.subplots(2, 1, sharex=True, sharey=True)
-        gathered = {label: _by_outcome([one.left for one in book.of(case, label)]) for label in PAIR}
+        gathered = {label: _by_outcome(book.frames(case, label)) for label in PAIR}
         everything = [times for of in gathered.values() for times in of.values()]
         if not everything or not sum(map(len, everything)):
             continue
@@ -193,10 +186,9 @@ def histogram(book: Book) -> Iterator[Drawing]:
         )  # fmt: skip
 
 
-def _by_outcome(lefts: list[Left]) -> dict[str, np.ndarray]:
+def _by_outcome(frames: list[measures.Attempts]) -> dict[str, np.ndarray]:
     found: dict[str, list[np.ndarray]] = {SOLD: [], SOLD_OUT: []}
-    for left in lefts:
-        requests = left.frame("requests")
+    for requests in frames:
         for outcome, of in found.items():
             of.append(measures.waits(requests[requests["outcome"] == outcome]).times)
     return {outcome: np.concatenate([*of, np.array([])]) for outcome, of in found.items()}
@@ -232,30 +224,16 @@ def spectrum(book: Book) -> Iterator[Drawing]:
 def _spectrum_of(axes: Axes, book: Book, case: Case) -> None:
     for label in PAIR:
         for begin, dash, width in (("intended_ns", "-", 2.0), ("sent_ns", (0, (1, 1.5)), 1.3)):
-            each = [measures.waits(one.left.frame("requests"), begin=begin) for one in book.of(case, label)]
+            each = [measures.waits(frame, begin=begin) for frame in book.frames(case, label)]
             if begin == "intended_ns":
                 for waits in each:
-                    _percentiles(axes, waits, color=COLOURS[label], linewidth=0.5, alpha=0.4)
-            together = measures.Waits(
-                np.sort(np.concatenate([*(one.times for one in each), np.array([])])), sum(one.never for one in each)
-            )
+                    style.percentiles(axes, waits, color=COLOURS[label], linewidth=0.5, alpha=0.4)
             name = f"{label}: {book.name_of(label)}, {'response' if begin == 'intended_ns' else 'service'}"
-            _percentiles(axes, together, color=COLOURS[label], linewidth=width, linestyle=dash, label=name)
-    axes.set_xscale("log")
-    ticks = {2: "50", 10: "90", 100: "99", 1000: "99.9", 10_000: "99.99"}
-    axes.set_xticks(list(ticks), [f"p{name}" for name in ticks.values()])
-    axes.minorticks_off()
-    axes.set_xlim(1, max(axes.get_xlim()[1], 110))
+            style.percentiles(
+                axes, style.together(each), color=COLOURS[label], linewidth=width, linestyle=dash, label=name
+            )
+    style.percentile_ticks(axes)
     style.log_ticks(axes, "y")
     style.tidy(axes, grid="both")
     axes.set_ylabel("ms")
     axes.set_title(case.name, loc="left", fontsize=9)
-
-
-def _percentiles(axes: Axes, waits: measures.Waits, **how: object) -> None:
-    if waits.count < 2 * TAIL_MIN:
-        return
-    inverse = np.geomspace(1.02, waits.count / TAIL_MIN, 150)  # of 1 - q
-    ranks = np.ceil((1 - 1 / inverse) * waits.count - 1e-9).astype(int)
-    is_known = (ranks >= 1) & (ranks <= len(waits.times))
-    axes.plot(inverse[is_known], waits.times[ranks[is_known] - 1], **how)  # type: ignore[arg-type]

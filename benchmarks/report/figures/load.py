@@ -29,13 +29,6 @@ def throughput(book: Book) -> Iterator[Drawing]:
     yield from (_steps(book, scenario) for scenario in scenarios) if scenarios else _by_case(book)
 
 
-def _level(book: Book, case: str, metric: str, label: str) -> dict[str, Any] | None:
-    return next(
-        (row for row in book.document["levels"] if (row["case"], row["metric"], row["label"]) == (case, metric, label)),
-        None,
-    )
-
-
 def _steps(book: Book, scenario: str) -> Drawing:
     figure = style.canvas(8.2, "What is decided, as more is offered?")
     above, middle, below = figure.subplots(3, 1, sharex=True, height_ratios=[3, 1.1, 1.8])
@@ -52,7 +45,7 @@ def _steps(book: Book, scenario: str) -> Drawing:
             points = [
                 (row["offered_per_s"], level)
                 for row in mine
-                if (level := _level(book, row["case"], metric, label)) is not None
+                if (level := book.level(row["case"], metric, label)) is not None
             ]
             if not points:
                 continue
@@ -92,7 +85,7 @@ def _steps(book: Book, scenario: str) -> Drawing:
     about = next(row for row in book.document["cases"] if row["scenario"] == scenario)
     caption = (
         f"{scenario}, {about['load_model']}: attempts decided per second, share without a verdict, and p99 from the intended arrival until decided, by the rate offered. "
-        f"Medians of {min(row['trials'] for row in rows)} to {max(row['trials'] for row in rows)} valid trials with {INTERVALS}. A step is kept up with "
+        f"Medians of {book.trials_of(rows)} each with {INTERVALS}. A step is kept up with "
         "when 99 % of what is offered is decided within a second of its intended arrival, and at most 0.1 % have no verdict. Shaded: above 70 % of what the generator can do at all."
     )
     style.small_print(figure, book.small_print(caption))
@@ -114,7 +107,7 @@ def _by_case(book: Book) -> Iterator[Drawing]:
             axes.plot(
                 known, [place + offset] * len(known), MARKS[label], color=COLOURS[label], alpha=0.35, markersize=5
             )
-            if (level := _level(book, case.name, "throughput", label)) is not None:
+            if (level := book.level(case.name, "throughput", label)) is not None:
                 name = f"{label}: {book.name_of(label)}" if place == 0 else None
                 axes.plot(
                     [level["median"]], [place + offset], MARKS[label], color=COLOURS[label], markersize=9, label=name

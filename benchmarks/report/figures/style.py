@@ -4,7 +4,7 @@ so its small print says load model, clock, trials, attempts and run. Law: a capt
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 from PIL import Image
 
+from benchmarks.report.measures import Attempts, Waits
 from benchmarks.report.reading import Case, Left, RunLeft
 from benchmarks.report.results import Measured, Results, valid
+from benchmarks.report.statistics import TAIL_MIN
 
 GREY, LIGHT, INK = "#666666", "#dddddd", "#222222"
 COLOURS = {"A": "#0072B2", "B": "#D55E00", "C": "#009E73", "D": "#CC79A7"}
@@ -30,6 +32,7 @@ FINE = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)  # ticks where there is less than a 
 CASES_MAX = 4  # of those that get figures of their own; the others are in the tables
 FIRST = ("normal", "peak", "stress", "burst")  # of these, if they were run
 PAIR = ("A", "B")
+MOMENTS = ["intended_ns", "sent_ns", "accepted_ns", "decided_ns", "outcome"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Book:
 
     run: RunLeft
     results: Results
+    _kept: dict[tuple[Case, str], list[Attempts]] = field(default_factory=dict, compare=False)
 
     @property
     def document(self) -> Mapping[str, Any]:
@@ -76,6 +80,25 @@ class Book:
     def of(self, case: Case, label: str) -> list[Measured]:
         return valid(self.results.measured, case, label)
 
+    def frames(self, case: Case, label: str) -> list[Attempts]:
+        """Moments and outcomes of its valid trials' attempts. They are kept, since half a dozen figures ask for the same; whole tables would be too many."""
+        if (case, label) not in self._kept:
+            self._kept[case, label] = [
+                one.left.frame("requests")[MOMENTS].astype({"outcome": "category"}) for one in self.of(case, label)
+            ]
+        return self._kept[case, label]
+
+    def level(self, case: str, metric: str, label: str) -> dict[str, Any] | None:
+        """A median over trials, with its interval."""
+        return next(
+            (
+                row
+                for row in self.document["levels"]
+                if (row["case"], row["metric"], row["label"]) == (case, metric, label)
+            ),
+            None,
+        )
+
     def typical(self, case: Case) -> dict[str, Left]:
         """
         The pair of one block whose ratio of medians is the middle one, so that what is shown is neither the best nor the worst; of void
@@ -93,6 +116,17 @@ class Book:
     def small_print(self, *said: str) -> str:
         run = self.document["run"]
         return " ".join([*said, f"Run {run['name']}, seed {run['seed']}, commit {run['commit'][:10]}."])
+
+    def trials_of(self, rows: Sequence[Mapping[str, Any]]) -> str:
+        """How many are behind each of a series' points."""
+        counts = sorted({row["trials"] for row in rows})
+        return (
+            f"{counts[0]} to {counts[-1]} valid trials"
+            if len(counts) > 1
+            else f"{counts[0]} valid trials"
+            if counts[0] > 1
+            else "one valid trial"
+        )
 
     def sample(self, case: Case) -> str:
         """Trials and attempts behind a figure of a case."""
@@ -136,6 +170,30 @@ def log_ticks(axes: Axes, which: str) -> None:
     axis.set_major_formatter(FuncFormatter(plain_number))
     axis.set_minor_locator(LogLocator(subs=(2, 5)) if span >= 1000 else NullLocator())
     axis.set_minor_formatter(NullFormatter())
+
+
+def together(each: Sequence[Waits]) -> Waits:
+    """All trials as one."""
+    return Waits(np.sort(np.concatenate([*(one.times for one in each), np.array([])])), sum(one.never for one in each))
+
+
+def percentiles(axes: Axes, waits: Waits, **how: Any) -> None:
+    """A line of all of them, up to where too few lie beyond."""
+    if waits.count < 2 * TAIL_MIN:
+        return
+    inverse = np.geomspace(1.02, waits.count / TAIL_MIN, 150)  # of 1 - q
+    ranks = np.ceil((1 - 1 / inverse) * waits.count - 1e-9).astype(int)
+    is_known = (ranks >= 1) & (ranks <= len(waits.times))
+    axes.plot(inverse[is_known], waits.times[ranks[is_known] - 1], **how)
+
+
+def percentile_ticks(axes: Axes) -> None:
+    """For its x axis."""
+    axes.set_xscale("log")
+    ticks = {2: "50", 10: "90", 100: "99", 1000: "99.9", 10_000: "99.99"}
+    axes.set_xticks(list(ticks), [f"p{name}" for name in ticks.values()])
+    axes.minorticks_off()
+    axes.set_xlim(1, max(axes.get_xlim()[1], 110))
 
 
 def events(axes: Axes, left: Left, until_s: float, *, named: bool) -> None:

@@ -133,3 +133,41 @@ def test_a_file_that_was_changed_since_is_not_reported(tmp_path: Path) -> None:
 def test_what_is_no_run_is_said_to_be_none(tmp_path: Path) -> None:
     with pytest.raises(UnreadableError, match=r"is no comparison's run.*run\.json"):
         read(tmp_path)
+
+
+def test_a_wait_is_the_sum_of_its_parts(tmp_path: Path) -> None:
+    """Made up so that a queue has accepted after three tenths of the time."""
+    made = runs.MadeUp("peak", {"B": runs.noisy(40)}, blocks=1, noise_blocks=0)
+    requests = read(runs.write(tmp_path, [made])).trials[0].frame("requests")
+    rows = measures.parts(requests)
+    assert rows.sum(axis=1) == pytest.approx(measures.waits(requests).times)
+    lag, accepting, deciding = rows.mean(axis=0)
+    assert 0 < lag < 0.2
+    assert (lag + accepting) / (lag + accepting + deciding) == pytest.approx(0.3, abs=0.001)
+
+
+def test_a_closed_loop_leaves_out_who_came_while_it_waited(tmp_path: Path) -> None:
+    """
+    A second of silence in two: a tenth of all waited for more than 800 ms, and a user who waits for its answer would have told of one. Of as many users as
+    attempts nobody is left out.
+    """
+    requests = left(tmp_path, runs.stalled(5, at_s=0.5, for_s=1.0)).frame("requests")
+    everybody = measures.waits(requests)
+    closed = measures.closed_loop(requests, 1)
+    assert np.mean(everybody.times > 800) == pytest.approx(0.1, abs=0.02)
+    assert np.sum(closed.times > 100) == 1
+    assert closed.count < everybody.count / 2
+    assert measures.closed_loop(requests, len(requests)).times == pytest.approx(
+        measures.waits(requests, begin="sent_ns").times
+    )
+    lost = left(tmp_path / "lost", runs.dropping(5, every=10)).frame("requests")
+    assert measures.closed_loop(lost, 3).never == 3  # and then there is nobody left to ask
+
+
+def test_a_ramp_is_cut_by_when_people_came(tmp_path: Path) -> None:
+    requests = left(tmp_path, runs.stalled(5, at_s=0.5, for_s=1.0)).frame("requests")
+    rates, accepted, decided = measures.by_rate(requests, 4)
+    assert rates == pytest.approx([600] * 4, rel=0.2)
+    assert [float(np.median(waits)) for waits in decided] == pytest.approx([5, 755, 255, 5], abs=40)
+    assert [len(waits) for waits in accepted] == [len(waits) for waits in decided]
+    assert sum(map(len, decided)) == len(requests)

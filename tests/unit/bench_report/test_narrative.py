@@ -11,7 +11,7 @@ GIVEN = Given(
     {"some": ["**one** of two"]},
     {"t": TABLE},
     DRAWN,
-    frozenset({"forest", "lab"}),
+    {"forest": "pairs", "lab": "a lab"},
 )
 
 
@@ -37,9 +37,7 @@ def test_headings_lists_tables_and_figures() -> None:
 
 
 def test_a_kind_of_figure_of_which_there_is_none_is_said_to_be_missing() -> None:
-    assert compose("{{figure:lab}}", GIVEN)[0]["spans"] == [
-        ["text", "No figure of lab: the run has nothing to show for it."]
-    ]
+    assert compose("{{figure:lab}}", GIVEN)[0]["spans"] == [["text", "No figure of lab: it takes a lab."]]
 
 
 @pytest.mark.parametrize(
