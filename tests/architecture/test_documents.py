@@ -43,6 +43,7 @@ RUN_BY = {
     "admin": "unit/admin/test_users.py::test_somebody_new_can_sign_in_with_the_password_that_was_shown",
     "bench": "unit/stack/test_bench.py::test_every_row_names_a_module_and_roles_that_exist",
     "report": "unit/bench_report/test_build.py::test_the_commands_exit_codes_are_a_promise",
+    "video": "browser/test_video.py::test_ten_seconds_of_film_can_be_played_and_seen",
     "submission": "unit/stack/test_submission.py::test_the_command_names_the_archive_and_its_checksum",
     "merchant": "contract/test_merchant_report.py::test_the_same_as_json_as_tables_and_as_files",
     "buyer": "contract/test_privacy.py::test_an_export_holds_all_that_is_held",
