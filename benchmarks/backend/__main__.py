@@ -3,6 +3,7 @@
 A unit that is not there, or that was sold twice, ends the run as well.
 """
 
+import os
 import sys
 
 import uvloop
@@ -52,7 +53,7 @@ async def main() -> int:
     options = parser.parse_args()
     found = PARTS[options.subject]
     options = parts.chosen(options, found)
-    async with opened(options) as field:
+    async with opened(options, dict(os.environ)) as field:
         await parts.measure(field, found, options)
     return 0
 

@@ -91,9 +91,8 @@ class Field(NamedTuple):
 
 
 @contextlib.asynccontextmanager
-async def opened(options: argparse.Namespace) -> AsyncIterator[Field]:
-    """A field of its own, by what `bench` told; FLASH_POSTGRES_URL is the owner's."""
-    environment = dict(os.environ)
+async def opened(options: argparse.Namespace, environment: Mapping[str, str]) -> AsyncIterator[Field]:
+    """A field of its own, by what `bench` told; FLASH_POSTGRES_URL in the environment is the owner's."""
     shop = await Shop.open(environment["FLASH_POSTGRES_URL"])
     try:
         with tempfile.TemporaryDirectory(prefix="flash-bench-") as folder:

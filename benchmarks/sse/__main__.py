@@ -3,6 +3,7 @@
 A viewer that is left behind ends the run.
 """
 
+import os
 import sys
 
 import uvloop
@@ -16,7 +17,7 @@ PARTS = {"fan": fan, "long": long, "hop": hop, "beside": beside}
 
 async def main() -> int:
     options = parts.chosen(parts.parser("sse").parse_args(), PARTS)
-    async with opened(options) as field:
+    async with opened(options, dict(os.environ)) as field:
         await parts.measure(field, PARTS, options)
     return 0
 

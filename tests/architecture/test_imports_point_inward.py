@@ -191,6 +191,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     # starts servers and plays the merchant whose sale they serve
     "benchmarks.backend": {
+        "benchmarks.parts",
         "flashsale.contract",
         "flashsale.identity",
         "flashsale.settings",
@@ -199,6 +200,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     # starts balancers, and measures them as backends are measured
     "benchmarks.lb": {
+        "benchmarks.parts",
         "benchmarks.backend",
         "flashsale.settings",
         "flashsale.stack.processes",
@@ -208,6 +210,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "benchmarks.report": {"benchmarks.comparison.contract"},
     # starts servers and balancers, and says what hubs are woken by
     "benchmarks.sse": {
+        "benchmarks.parts",
         "benchmarks.backend",
         "benchmarks.lb",
         "flashsale.contract",
