@@ -21,11 +21,13 @@ from scripts.video.storyboard import Meanwhile, Scene, Shows, fill, holes
 from scripts.video.terminal import Terminal
 
 SHOP_WIDTH = 404
-SALE_UNITS, SALE_SHOPPERS, SALE_ARRIVAL_S = 1500, 3000, 60
-SALE_HOLD_S = 8  # so that holds lapse and units come back while it is filmed
-SALE_FILMED_S = 34.0  # the rest of the crowd is waited for unseen
+# Shoppers few enough for a machine that films at the same time, and units few enough to be gone before the eye has moved on.
+SALE_UNITS, SALE_SHOPPERS, SALE_ARRIVAL_S = 600, 1500, 60
+SALE_HOLD_S = 12  # so that holds lapse and units come back while it is filmed
+SALE_FILMED_S = 30.0  # the rest of the crowd is waited for unseen
 LOAD_UNITS = 50_000  # nobody is to hear `sold out` for want of units
-KILL_SHOPPERS, KILL_ARRIVAL_S = 1500, 20
+KILL_SHOPPERS, KILL_ARRIVAL_S = 800, 20
+COUNTED_S = 8.0  # of one buyer's requests, which the page shows by then
 BEFORE_S = 2.0  # of pages before anything happens, and after it
 PAGE_MS = 120_000
 OPERATOR = "olga"
@@ -82,7 +84,7 @@ class Director:
 
     async def _sale(self, scene: Scene) -> Take:
         name = new_name(scene.backend)
-        sku = await self.shop.open_sale(name, f"Copper hour, {scene.backend}", SALE_UNITS, SALE_HOLD_S)
+        sku = await self.shop.open_sale(name, "Copper hour", SALE_UNITS, SALE_HOLD_S)
         async with self.shop.only(scene.backend):
             async with self._page(self.shop.url, SHOP_WIDTH) as shop:
                 await shop.get_by_text("On sale now").first.wait_for(timeout=PAGE_MS)
@@ -102,8 +104,9 @@ class Director:
     async def _watched(self, scene: Scene) -> Take:
         name = new_name(scene.name)
         sku = await self.shop.open_sale(name, "Copper hour", LOAD_UNITS, 30)
-        victim = await self.shop.process(VICTIM)
-        self.facts |= {"kill.pid": str(victim["pid"]), "sku": sku}
+        self.facts["sku"] = sku
+        if "kill.pid" in holes(scene.commands):
+            self.facts["kill.pid"] = str((await self.shop.process(VICTIM))["pid"])
         terminal = Terminal(scene.columns, self.shop.environment, ROOT)
         width = INNER - GAP - scene.split
         async with contextlib.AsyncExitStack() as beside:
@@ -115,7 +118,9 @@ class Director:
                 answers = await beside.enter_async_context(self.shop.one_buyer())
             await asyncio.sleep(BEFORE_S)
             terminal.began = filmed.began
-            for command in scene.commands:
+            for number, command in enumerate(scene.commands):
+                if _is_by_command(scene):
+                    await _look(filmed.cameras[-1].page, scene.looks[number : number + 1], 0)
                 await self._watch(scene, terminal, command, crowd, answers)
             await asyncio.sleep(BEFORE_S)
             await filmed.stop()
@@ -134,24 +139,21 @@ class Director:
         if crowd is not None and command.startswith("./flash audit"):
             told = await crowd  # nobody is asked for the books while half of the shoppers are at the till
             self.facts |= facts.of_crowd("kill", told)
-        is_counted = command.startswith("locust") or answers is not None
-        before = await self.shop.flash("lb", "show") if is_counted else None
-        asked = 0 if answers is None else answers[0]
+        before = await self.shop.flash("lb", "show") if command.startswith("locust") else None
         began = time.monotonic()
         await terminal.run(fill(command, self.facts))
+        if before is not None:
+            self.facts |= facts.of_load(time.monotonic() - began, before, await self.shop.flash("lb", "show"))
         if command.startswith("kill -9"):
             pid = int(self.facts["kill.pid"])
             self.facts |= facts.of_kill(pid, await self.shop.await_another(VICTIM, pid))
         if command.startswith("./flash audit"):
             self.facts |= facts.of_audit(scene.name, await self.shop.flash("audit"))
-        if before is None:
-            return
-        if answers is None:
-            self.facts |= facts.of_load(time.monotonic() - began, before, await self.shop.flash("lb", "show"))
-            return
-        algorithm = command.split()[3]
-        await asyncio.sleep(4 * BEFORE_S)  # the page shows requests of the last seconds
-        self.facts |= facts.of_choices(algorithm, answers[0] - asked, before, await self.shop.flash("lb", "show"))
+        if answers is not None:
+            algorithm = command.split()[3]
+            before, asked = await self.shop.flash("lb", "show"), answers[0]
+            await asyncio.sleep(COUNTED_S)
+            self.facts |= facts.of_choices(algorithm, answers[0] - asked, before, await self.shop.flash("lb", "show"))
 
     @contextlib.asynccontextmanager
     async def _filmed(self, scene: Scene, width: int, seconds: float, shop: Page | None) -> AsyncIterator["Filmed"]:
@@ -162,7 +164,8 @@ class Director:
         cameras = [] if shop is None else [Camera(shop, stem.with_name(f"{stem.name}-shop"), began)]
         cameras.append(Camera(operations, stem.with_name(f"{stem.name}-operations"), began))
         filmed = Filmed(began, cameras, (SHOP_WIDTH, width)[-len(cameras) :], self._titles(shop))
-        looking = asyncio.create_task(_look(operations, scene.looks, seconds))
+        looks = scene.looks[:1] if _is_by_command(scene) else scene.looks
+        looking = asyncio.create_task(_look(operations, looks, seconds))
         try:
             for camera in cameras:
                 await camera.start()
@@ -228,6 +231,10 @@ class Filmed:
             for camera, width, title in zip(self.cameras, self.widths, self.titles, strict=True)
         )
         return Take(self.seconds, (*before, *panes))
+
+
+def _is_by_command(scene: Scene) -> bool:
+    return len(scene.looks) == len(scene.commands) > 1
 
 
 async def _look(page: Page, looks: Sequence[str], seconds: float) -> None:

@@ -29,11 +29,11 @@ def of_crowd(name: str, crowd: Document) -> Facts:
     """What shoppers were told, and after how long."""
     told = {key: crowd[key] for key in ("shoppers", "attempts", "held", "sold_out", "unanswered")}
     waits = {
-        f"{clock}_{share}_ms": crowd[f"{clock}_ms"].get(share, 0.0)
+        f"{name}.{clock}_{share}": _wait(crowd[f"{clock}_ms"].get(share, 0.0))
         for clock in ("accepted", "decided")
         for share in ("p50", "p99")
     }
-    return {f"{name}.{key}": f"{value:,.0f}" for key, value in (told | waits).items()}
+    return waits | {f"{name}.{key}": f"{value:,}" for key, value in told.items()}
 
 
 def of_audit(name: str, audit: Document) -> Facts:
@@ -78,6 +78,10 @@ def of_report(words: Mapping[str, str | None], figures: Sequence[Mapping[str, st
     for figure in reversed(figures):
         told |= {f"figure.{figure['kind']}.{key}": figure[key] for key in ("title", "name")}
     return told
+
+
+def _wait(ms: float) -> str:
+    return f"{ms:.0f} ms" if ms < 1000 else f"{ms / 1000:.1f} s"
 
 
 def _answers(stats: Document) -> dict[str, int]:

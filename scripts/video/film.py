@@ -47,7 +47,7 @@ def encode(shots: Sequence[tuple[Path, float]], out: Path, tools: Tools) -> None
             # Colours as players take them for granted at this size; without it reds of text come out brown.
             *("-vf", f"fps={PICTURES_PER_S},scale={WIDTH}:{HEIGHT}:out_color_matrix=bt709:out_range=tv,format=yuv420p"),
             *("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"),
-            *("-c:v", "libx264", "-profile:v", "high", "-preset", "medium", "-tune", "animation", "-crf", "23"),
+            *("-c:v", "libx264", "-profile:v", "high", "-preset", "fast", "-tune", "animation", "-crf", "23"),
             *("-g", str(5 * PICTURES_PER_S), "-movflags", "+faststart", "-an", str(unfinished)),
         ],
         ENCODE_WITHIN_S,

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent
 
 from rich.syntax import Syntax
 
@@ -11,7 +12,7 @@ from scripts.video.styled import as_html
 LANGUAGES = {".lua": "lua", ".sql": "postgresql", ".py": "python"}
 THEME = "github-dark"
 LINE_HEIGHT = 1.42
-FONT_MAX, FONT_MIN = 19.0, 12.5  # below it, it cannot be read at 1280 by 720
+FONT_MAX, FONT_MIN = 19.0, 14.0  # below it, it cannot be read at 1280 by 720
 MARGINS = (110, 26)
 
 
@@ -40,7 +41,7 @@ def read(root: Path, path: str, begins: str, ends: str, marked: tuple[str, ...])
         raise SourceError(f"{path} cannot be read: {error}") from error
     first = _find(path, lines, begins, 0)
     last = _find(path, lines, ends, first)
-    piece = lines[first : last + 1]
+    piece = dedent("\n".join(lines[first : last + 1])).split("\n")
     found = frozenset(_find(path, piece, text, 0) + first + 1 for text in marked)
     made = Piece(path, first + 1, tuple(piece), found)
     if font_of(made) < FONT_MIN:

@@ -69,7 +69,9 @@ class Scene:
     columns: int = 100  # of the terminal
     split: int = 800  # pixels that the terminal has beside the operations page
     meanwhile: Meanwhile = Meanwhile.NOTHING
-    looks: tuple[str, ...] = ()  # what the operations page is scrolled to, one after the other
+    looks: tuple[
+        str, ...
+    ] = ()  # what the operations page is scrolled to, one after the other; as many as commands: with its command each
     backend: str = ""
     file: str = ""
     begins: str = ""  # with which line of the file the piece begins, and which is its last
