@@ -8,13 +8,14 @@ import pytest
 
 from benchmarks.comparison.contract import ERROR, RESOURCES, SOLD, SOLD_OUT, SYSTEM, TIMEOUT, UNSENT
 from benchmarks.comparison.engine.ceiling import read_wrk
-from benchmarks.comparison.engine.shop import Left, Told, compare
+from benchmarks.comparison.engine.shop import GAVE_UP, Left, Told, compare
 from benchmarks.comparison.observe.processes import Processes, family
 from benchmarks.comparison.observe.queues import said
 from benchmarks.comparison.observe.system import System
 from benchmarks.comparison.observe.watching import watching
 from flashsale.proof.auditor import Look, Report
 from flashsale.proof.findings import Tally
+from flashsale.proof.invariants import RULE
 
 CLEAN = Report(Look((), frozenset(), {}), 1, {})
 TOLD = {"ana": Told("a", SOLD), "ben": Told("a", SOLD_OUT), "cem": Told("a", SOLD_OUT)}
@@ -54,6 +55,14 @@ def test_each_kind_of_wrong_is_counted_apart(
 def test_who_heard_nothing_was_not_told_otherwise(outcome: str) -> None:
     audit = compare(CLEAN, TOLD | {"ana": Told("a", outcome)}, BOUGHT, NOTHING_LEFT)
     assert (audit.clean, audit.unheard, audit.phantom, audit.findings) == (True, 1, 0, ())
+
+
+def test_who_gave_up_is_no_fault_in_the_books() -> None:
+    gave_up = Tally(GAVE_UP, 1, ("ana",), ("ana never heard what became of it",))
+    told = TOLD | {"ana": Told("a", TIMEOUT)}
+    audit = compare(Report(Look((gave_up,), frozenset(), {}), 1, {}), told, BOUGHT, NOTHING_LEFT)
+    assert (audit.clean, audit.unheard, audit.findings) == (True, 1, ())
+    assert GAVE_UP in RULE
 
 
 def test_no_more_is_undersold_than_somebody_wanted() -> None:
