@@ -23,7 +23,9 @@ from flashsale.proof import auditor
 from flashsale.queued import message, topology
 from flashsale.queued.receipt import Receipts
 from tests.brokers import ALARMS, OwnBroker, own_broker
+from tests.crashes import until
 from tests.databases import given
+from tests.patience import PATIENCE_SECONDS
 from tests.proxy import Proxy, proxied
 from tests.queued_crashes import AGAIN_SECONDS, FRONT, WORKER, YES, Lacks, Scene, scene_on
 from tests.queued_shop import metric
@@ -351,7 +353,7 @@ async def workers_die_with_their_hands_full(scene: Scene) -> None:
     async def over() -> bool:
         return mortals.is_dead or await scene.waiting(topology.DEAD) > 0
 
-    await scene.repaired(over, "the last death")
+    await until(over, "the last death", 3 * PATIENCE_SECONDS)  # of so many
     assert await scene.waiting(topology.DEAD) == 0, "a dead letter"
     assert mortals.child is not None
     assert mortals.child.returncode == 0, mortals.log.read_text()
