@@ -114,7 +114,7 @@ def scaling(book: Book) -> Iterator[Drawing]:
 
 
 def _scaling(book: Book, scenario: str, steps: Sequence[tuple[float, Case]]) -> Drawing:
-    setting = steps[0][1].variant.partition("=")[0]
+    setting = steps[0][1].variant.partition("=")[0].replace("sku", "SKU")
     figure = style.canvas(3.8, f"What do more {setting} bring? ({scenario})")
     panels = figure.subplots(1, 3, sharex=True)
     about = book.about(steps[0][1])
@@ -136,7 +136,7 @@ def _scaling(book: Book, scenario: str, steps: Sequence[tuple[float, Case]]) -> 
         axes.set_xlabel(setting)
         axes.set_xticks([value for value, _ in steps], [f"{value:g}" for value, _ in steps])
     for axes in (panels[0], panels[2]):
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, axes.get_ylim()[1] * 1.05)
     if steps[-1][0] > 10 * steps[0][0]:
         panels[0].set_xscale("log")
         panels[0].set_xticks([value for value, _ in steps], [f"{value:g}" for value, _ in steps])

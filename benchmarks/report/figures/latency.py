@@ -195,13 +195,13 @@ def _by_outcome(frames: list[measures.Attempts]) -> dict[str, np.ndarray]:
 
 
 def spectrum(book: Book) -> Iterator[Drawing]:
-    """Every percentile, response and service: how much of the wait a closed loop would not have seen."""
+    """Every percentile, from the intended arrival and from the sending: what lies between is the generator's."""
     cases = book.judged_cases()
     if not cases:
         return
     figure = style.canvas(
         0.8 + 2.6 * ((len(cases) + 1) // 2),
-        "Which percentile waits how long, and what would a closed loop have missed?",
+        "Which percentile waits how long, and how much of it is the generator's?",
     )
     panels = figure.subplots((len(cases) + 1) // 2, 2 if len(cases) > 1 else 1, squeeze=False).ravel()
     for axes, case in zip(panels, cases, strict=False):
@@ -210,8 +210,8 @@ def spectrum(book: Book) -> Iterator[Drawing]:
         axes.set_visible(False)
     style.legend(panels[0], fontsize=7, loc="lower right")
     caption = (
-        "Thin: a trial each; thick: all of them. Full: response, from the intended arrival until decided. Dotted: service, from the moment of sending, as a closed "
-        "loop sees it. A line ends where fewer than ten attempts lie beyond it, or where attempts without a verdict begin. "
+        "Thin: a trial each; thick: all of them. Full: response, from the intended arrival until decided. Dotted: service, from the moment of sending; what "
+        "lies between the two is the generator's own lateness. A line ends where fewer than ten attempts lie beyond it, or where attempts without a verdict begin. "
         + " ".join(book.sample(case) for case in cases)
     )
     style.small_print(figure, book.small_print(caption))
