@@ -527,7 +527,7 @@ def _variants(measured: Sequence[Measured], run: RunLeft) -> Iterable[dict[str, 
 
 
 def _loops(measured: Sequence[Measured], cases: Sequence[Case]) -> Iterable[dict[str, Any]]:
-    """Of the scenario with the longest waits: what closed loops would have told of it, medians over trials."""
+    """Of the scenario with the longest waits, and trials enough: what closed loops would have told of it, medians over trials."""
 
     def longest(case: Case) -> float:
         return max(value.number for one in valid(measured, case) if (value := one.values["response_p95"]) is not None)
@@ -540,7 +540,7 @@ def _loops(measured: Sequence[Measured], cases: Sequence[Case]) -> Iterable[dict
     ]
     if not spread:
         return
-    case = max(spread, key=longest)
+    case = max([case for case in spread if len(valid(measured, case)) >= statistics.PAIRS_MIN] or spread, key=longest)
     for label, users in itertools.product((FIRST, SECOND), (0, *USERS)):
         of = valid(measured, case, label)
         for_all = sum(sum(one.trial.counts.values()) for one in of)
