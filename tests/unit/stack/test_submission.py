@@ -141,6 +141,14 @@ def test_what_git_was_not_told_of_is_not_handed_in(root: Path) -> None:
     assert belonging(root) == ["README.md"]
 
 
+def test_a_copy_goes_with_its_original() -> None:
+    files = project(
+        ["src/flashsale/gate/link.py", "src/implementation-1/gate/link.py", "src/implementation-1/gate/gone.py"]
+    )
+    assert "src/implementation-1/gate/gone.py" not in files
+    assert files["src/implementation-1/gate/link.py"] == "src/flashsale/gate/link.py"
+
+
 def test_an_archive_unpacked_elsewhere_is_the_project_again_and_makes_the_same_archive(
     root: Path, tmp_path: Path
 ) -> None:
@@ -151,6 +159,7 @@ def test_an_archive_unpacked_elsewhere_is_the_project_again_and_makes_the_same_a
         names = archive.namelist()
         assert names == [*sorted(set(names) - {submission.SUMS}), submission.SUMS]
         assert [name for name in LAYOUT if not any(one == name or one.startswith(name) for one in names)] == []
+        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
         modes = {entry.filename: entry.external_attr >> 16 for entry in archive.infolist()}
         archive.extractall(place)
     assert {name for name, mode in modes.items() if mode == 0o100755} == {
