@@ -129,17 +129,11 @@ def project(belong: Iterable[str]) -> dict[str, str]:
 def belonging(root: Path) -> list[str]:
     """The names of the project's files. Raises StackError if nobody can say what belongs to it."""
     # Not a walk: what lies about beside the project, secrets perhaps, must not be handed in. A folder above may be another
-    # project's clone, so git is asked only where this one is.
+    # project's clone, so git is asked only where this one is, and told so: then it does not ask who owns it either.
     if (root / ".git").exists():
         try:
-            # Whoever runs this believes the tree already, whoever owns it; git's own program for watching files need not run.
-            git = ("git", "-C", str(root), "-c", f"safe.directory={root}", "-c", "core.fsmonitor=false")
-            done = subprocess.run(
-                [*git, "ls-files", "-z"],
-                capture_output=True,
-                timeout=GIT_WITHIN_S,
-                check=False,
-            )
+            git = ("git", "-C", str(root), "--git-dir", str(root / ".git"), "-c", "core.fsmonitor=false")
+            done = subprocess.run([*git, "ls-files", "-z"], capture_output=True, timeout=GIT_WITHIN_S, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise StackError(f"git cannot be asked what belongs to the project: {error}", Exit.MISSING) from error
         if done.returncode:

@@ -18,6 +18,7 @@ from flashsale.stack.console import Say
 from flashsale.stack.documents import ChecklistError, checklist, flash_words, refusal
 from flashsale.stack.exits import Exit, StackError
 from flashsale.stack.submission import FOLDERS, LAYOUT, Problem, belonging, find_problems, project, write
+from tests.gits import git
 from tests.patience import PATIENCE_SECONDS
 from tests.project_files import project_files
 
@@ -136,8 +137,8 @@ def test_what_git_was_not_told_of_is_not_handed_in(root: Path) -> None:
             belonging(root)
         return
     (root / ".git").rmdir()
-    for words in (["init", "--quiet"], ["add", "README.md"]):
-        subprocess.run(["git", "-C", str(root), *words], check=True, timeout=PATIENCE_SECONDS)
+    git(root, "init", "--quiet")
+    git(root, "add", "README.md")
     assert belonging(root) == ["README.md"]
 
 
