@@ -166,10 +166,10 @@ def code() -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str | None:
+    # --git-dir, because an unpacked archive has none, and a folder above it may be another project's clone
+    git = ("git", "-C", str(REPOSITORY), "--git-dir", str(REPOSITORY / ".git"))
     try:
-        done = subprocess.run(
-            ["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True, timeout=GIT_SECONDS, check=True
-        )
+        done = subprocess.run([*git, *arguments], capture_output=True, text=True, timeout=GIT_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

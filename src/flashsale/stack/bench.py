@@ -425,7 +425,8 @@ def _circumstances(bench: Bench, parsed: argparse.Namespace) -> dict[str, Any]:
 def _commit() -> str:
     # "+changes" because a figure of an uncommitted tree cannot be repeated
     try:
-        git = ("git", "-C", str(REPOSITORY))
+        # --git-dir, because an unpacked archive has none, and a folder above it may be another project's clone
+        git = ("git", "-C", str(REPOSITORY), "--git-dir", str(REPOSITORY / ".git"))
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
         changes = subprocess.run(
             [*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10, check=True
