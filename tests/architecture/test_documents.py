@@ -87,6 +87,7 @@ ENDINGS = frozenset(
         ".txt", ".in", ".lock", ".env", ".svg",
     }
 )  # fmt: skip
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 SETTING = re.compile(r"\b(?:FLASH|LB|POSTGRES|REDIS|RABBITMQ|GATEWAY)_[A-Z0-9_]*[A-Z0-9]\b(?!_)")
 PYTEST_OWN = {"-q", "-k", "-s", "-x", "-v"}
@@ -188,12 +189,20 @@ def test_every_file_that_is_named_is_there(name: str, files: list[str]) -> None:
     assert [(line, word) for line, word in missing if TO_COME not in lines[line - 1]] == []
 
 
+def anchors_of(text: str) -> set[str]:
+    """What a heading is linked to by."""
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in HEADING.findall(text)}
+
+
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_link_leads_somewhere(name: str) -> None:
-    folder = (REPOSITORY / name).parent
-    links = [link.partition("#")[0] for link in LINK.findall(text_of(name))]
-    # Others' pages are not asked for: a test needs no network.
-    assert [link for link in links if not link.startswith("https://") and not (folder / link).exists()] == []
+    for link in LINK.findall(text_of(name)):
+        if link.startswith("https://"):  # others' pages are not asked for: a test needs no network
+            continue
+        file, _, anchor = link.partition("#")
+        place = (REPOSITORY / name).parent / file if file else REPOSITORY / name
+        assert place.exists(), link
+        assert not anchor or anchor in anchors_of(place.read_text(encoding="utf-8")), link
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
