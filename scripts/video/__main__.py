@@ -15,6 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from playwright.async_api import Error
+
+from scripts.video.camera import CameraError
 from scripts.video.cut import Picture, Take, cut
 from scripts.video.director import Director, reported
 from scripts.video.film import BYTES_MAX, FilmError, Tools, encode, probe
@@ -39,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         found = asyncio.run(_until_signalled(options))
-    except (StoryboardError, CommandError, SourceError, StageError, FilmError) as error:
+    except (StoryboardError, CommandError, CameraError, SourceError, StageError, FilmError, Error) as error:
         print(f"video: {error}", file=sys.stderr)
         return 1
     print(json.dumps(found))
@@ -66,17 +69,14 @@ async def _make(options: argparse.Namespace) -> dict[str, Any]:
     pictures.mkdir()
     shop = Shop(home, environment(os.environ, home))
     say = _Says()
-    async with chromium(options.chromium) as browser:
-        director = Director(browser, shop, pictures, report or {})
+    async with Director(options.chromium, shop, pictures, report or {}) as director:
         takes = []
-        try:
-            for number, scene in enumerate(scenes, 1):
-                say(f"{number} of {len(scenes)}: {scene.name}")
-                takes.append(await director.play(scene))
-        finally:
-            await shop.close()
-        (folder / "facts.json").write_text(json.dumps(director.facts, indent=1) + "\n", encoding="utf-8")
-        say("cutting")
+        for number, scene in enumerate(scenes, 1):
+            say(f"{number} of {len(scenes)}: {scene.name}")
+            takes.append(await director.play(scene))
+    (folder / "facts.json").write_text(json.dumps(director.facts, indent=1) + "\n", encoding="utf-8")
+    say("cutting")
+    async with chromium(options.chromium) as browser:  # one that has no living page to paint
         shots = await draw(browser, _pictures(scenes, takes, director.facts), pictures)
     say(f"encoding {len(shots)} pictures")
     options.out.parent.mkdir(parents=True, exist_ok=True)

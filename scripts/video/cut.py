@@ -11,7 +11,10 @@ from itertools import pairwise
 from scripts.video.storyboard import Scene, caption_times
 
 GRID_S = 0.2  # nothing changes more often: fewer pictures to draw, and nothing flickers
-STILL_S = 1.5  # how long the end of a take stands, so that its result can be read
+STILL_S, STILL_SHARE_MAX = (
+    3.0,
+    0.2,
+)  # how long the end of a take stands, so that its result can be read; of a short scene a share
 FASTER_TOLD = 1.05  # from here on the picture says how much faster it is
 
 
@@ -30,6 +33,7 @@ class Take:
 
     seconds: float
     panes: tuple[Pane, ...]
+    marks: tuple[float, ...] = ()  # when each command began
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,10 @@ class Picture:
 
 def cut(scene: Scene, take: Take, heading: str, captions: Sequence[str]) -> list[Picture]:
     """The scene's pictures, which add up to its seconds. ``heading`` and ``captions`` are filled."""
-    rate = max(1.0, take.seconds / max(GRID_S, scene.seconds - STILL_S))
+    rate = max(1.0, take.seconds / (scene.seconds - still_s(scene.seconds)))
     faster = f"played {rate:.1f} times as fast" if rate > FASTER_TOLD else ""
-    begins = caption_times(tuple(captions), scene.seconds)
+    marks = [*take.marks, take.seconds]
+    begins = caption_times(captions, scene.seconds, [marks[cue] / rate for cue in scene.cues])
     slots = round(scene.seconds / GRID_S)
     changes = {0, *(slot for at in begins if (slot := round(at / GRID_S)) < slots)}
     for pane in take.panes:
@@ -61,6 +66,11 @@ def cut(scene: Scene, take: Take, heading: str, captions: Sequence[str]) -> list
         picture = Picture((end - begin) * GRID_S, heading, caption, faster, shown)
         pictures.append(picture)
     return pictures
+
+
+def still_s(seconds: float) -> float:
+    """How much of a scene the end of its take stands."""
+    return min(STILL_S, seconds * STILL_SHARE_MAX)
 
 
 def _at(pane: Pane, moment: float) -> str:

@@ -7,9 +7,9 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from playwright.async_api import Browser, Page
+from playwright.async_api import Browser, BrowserContext, Page
 
 from benchmarks.report import words
 from scripts.video import facts, source, stage
@@ -22,7 +22,7 @@ from scripts.video.terminal import Terminal
 
 SHOP_WIDTH = 404
 # Shoppers few enough for a machine that films at the same time, and units few enough to be gone before the eye has moved on.
-SALE_UNITS, SALE_SHOPPERS, SALE_ARRIVAL_S = 600, 1500, 60
+SALE_UNITS, SALE_SHOPPERS, SALE_ARRIVAL_S = 800, 1500, 60
 SALE_HOLD_S = 12  # so that holds lapse and units come back while it is filmed
 SALE_FILMED_S = 30.0  # the rest of the crowd is waited for unseen
 LOAD_UNITS = 50_000  # nobody is to hear `sold out` for want of units
@@ -39,11 +39,24 @@ TERMINAL_TITLE = "terminal"
 class Director:
     """Plays scenes of any kind; ``facts`` grow with what they find."""
 
-    browser: Browser
+    chromium: Path
     shop: Shop
     folder: Path
     facts: dict[str, str] = field(default_factory=dict)
+    _open: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
+    _browser: Browser | None = None
     _operations: Page | None = None
+
+    async def __aenter__(self) -> Self:
+        """Nothing is started before a scene needs it."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Whatever was started ends: the pages before the shop that they show."""
+        try:
+            await self._open.aclose()
+        finally:
+            await self.shop.close()
 
     async def play(self, scene: Scene) -> Take:
         """One scene, recorded."""
@@ -80,7 +93,7 @@ class Director:
                 status = await self.shop.flash("status")
                 self.facts |= facts.of_start(ready - began, status) | {"url": self.shop.url}
                 terminal.began += time.monotonic() - ready  # nobody saw that
-        return Take(time.monotonic() - terminal.began, (_pane_of(terminal, INNER),))
+        return Take(time.monotonic() - terminal.began, (_pane_of(terminal, INNER),), tuple(terminal.marks))
 
     async def _sale(self, scene: Scene) -> Take:
         name = new_name(scene.backend)
@@ -99,7 +112,7 @@ class Director:
         await self.shop.end_sale(name)
         merchant = await self.shop.flash("merchant", "report", name)
         self.facts |= facts.of_sale(scene.backend, SALE_UNITS, told, audit, merchant)
-        return filmed.take(())
+        return filmed.take((), ())
 
     async def _watched(self, scene: Scene) -> Take:
         name = new_name(scene.name)
@@ -110,50 +123,46 @@ class Director:
         terminal = Terminal(scene.columns, self.shop.environment, ROOT)
         width = INNER - GAP - scene.split
         async with contextlib.AsyncExitStack() as beside:
-            crowd = answers = None
+            crowd = None
             filmed = await beside.enter_async_context(self._filmed(scene, width, scene.seconds, None))
+            terminal.began = filmed.began
             if scene.meanwhile is Meanwhile.CROWD:
                 crowd = await beside.enter_async_context(self.shop.crowd(sku, KILL_SHOPPERS, KILL_ARRIVAL_S))
             if scene.meanwhile is Meanwhile.BUYER:
-                answers = await beside.enter_async_context(self.shop.one_buyer())
+                await beside.enter_async_context(self.shop.one_buyer())
             await asyncio.sleep(BEFORE_S)
-            terminal.began = filmed.began
             for number, command in enumerate(scene.commands):
+                if crowd is not None and command.startswith("./flash audit"):
+                    # Nobody is asked for the books while half of the shoppers are at the till.
+                    self.facts |= facts.of_crowd(scene.name, await crowd)
                 if _is_by_command(scene):
                     await _look(filmed.cameras[-1].page, scene.looks[number : number + 1], 0)
-                await self._watch(scene, terminal, command, crowd, answers)
+                await self._watch(scene, terminal, command)
             await asyncio.sleep(BEFORE_S)
             await filmed.stop()
         await self.shop.end_sale(name)
-        return filmed.take((_pane_of(terminal, scene.split),))
+        return filmed.take((_pane_of(terminal, scene.split),), tuple(terminal.marks))
 
-    async def _watch(
-        self,
-        scene: Scene,
-        terminal: Terminal,
-        command: str,
-        crowd: asyncio.Task[dict[str, Any]] | None,
-        answers: list[int] | None,
-    ) -> None:
+    async def _watch(self, scene: Scene, terminal: Terminal, command: str) -> None:
         # A command, and what is found out by way of it.
-        if crowd is not None and command.startswith("./flash audit"):
-            told = await crowd  # nobody is asked for the books while half of the shoppers are at the till
-            self.facts |= facts.of_crowd("kill", told)
-        before = await self.shop.flash("lb", "show") if command.startswith("locust") else None
+        before = await self._balancer() if command.startswith("locust") else None
         began = time.monotonic()
         await terminal.run(fill(command, self.facts))
         if before is not None:
-            self.facts |= facts.of_load(time.monotonic() - began, before, await self.shop.flash("lb", "show"))
+            self.facts |= facts.of_load(time.monotonic() - began, before, await self._balancer())
         if command.startswith("kill -9"):
             pid = int(self.facts["kill.pid"])
             self.facts |= facts.of_kill(pid, await self.shop.await_another(VICTIM, pid))
         if command.startswith("./flash audit"):
             self.facts |= facts.of_audit(scene.name, await self.shop.flash("audit"))
-        if answers is not None:
-            algorithm = command.split()[3]
-            before, asked = await self.shop.flash("lb", "show"), answers[0]
+        if scene.meanwhile is Meanwhile.BUYER:
+            before = await self._balancer()
             await asyncio.sleep(COUNTED_S)
-            self.facts |= facts.of_choices(algorithm, answers[0] - asked, before, await self.shop.flash("lb", "show"))
+            self.facts |= facts.of_choices(command.split()[3], before, await self._balancer())
+
+    async def _balancer(self) -> dict[str, Any]:
+        found: dict[str, Any] = await self.shop.flash("lb", "show")
+        return found
 
     @contextlib.asynccontextmanager
     async def _filmed(self, scene: Scene, width: int, seconds: float, shop: Page | None) -> AsyncIterator["Filmed"]:
@@ -180,8 +189,7 @@ class Director:
 
     async def _operations_page(self, width: int) -> Page:
         if self._operations is None:
-            context = await self.browser.new_context(color_scheme="dark", locale="en-GB", reduced_motion="reduce")
-            context.set_default_timeout(PAGE_MS)
+            context = await self._visitor()
             page = await context.new_page()
             await page.goto(f"{self.shop.admin_url}/operations")
             await page.locator("#name").fill(OPERATOR)
@@ -193,15 +201,18 @@ class Director:
         await self._operations.bring_to_front()
         return self._operations
 
+    async def _visitor(self) -> BrowserContext:
+        if self._browser is None:
+            self._browser = await self._open.enter_async_context(stage.chromium(self.chromium))
+        context = await self._browser.new_context(color_scheme="dark", locale="en-GB", reduced_motion="reduce")
+        context.set_default_timeout(PAGE_MS)
+        return context
+
     @contextlib.asynccontextmanager
     async def _page(self, url: str, width: int) -> AsyncIterator[Page]:
-        context = await self.browser.new_context(
-            viewport={"width": width - 2, "height": PANE_HEIGHT},
-            color_scheme="dark",
-            locale="en-GB",
-            reduced_motion="reduce",
-        )
+        context = await self._visitor()
         page = await context.new_page()
+        await page.set_viewport_size({"width": width - 2, "height": PANE_HEIGHT})
         await page.goto(url)
         yield page
         await context.close()
@@ -224,13 +235,13 @@ class Filmed:
             for camera in self.cameras:
                 await camera.stop()
 
-    def take(self, before: tuple[Pane, ...]) -> Take:
+    def take(self, before: tuple[Pane, ...], marks: tuple[float, ...]) -> Take:
         """All of it, with what stands to the left of it."""
         panes = tuple(
             Pane(title, width, tuple((at, stage.live(path)) for at, path in camera.pictures))
             for camera, width, title in zip(self.cameras, self.widths, self.titles, strict=True)
         )
-        return Take(self.seconds, (*before, *panes))
+        return Take(self.seconds, (*before, *panes), marks)
 
 
 def _is_by_command(scene: Scene) -> bool:

@@ -62,13 +62,12 @@ def of_kill(pid: int, seconds: float) -> Facts:
     return {"kill.pid": str(pid), "kill.seconds": f"{seconds:.1f}"}
 
 
-def of_choices(name: str, requests: int, before: Document, after: Document) -> Facts:
-    """How many servers got one buyer's requests, and what the busiest of them got."""
+def of_choices(name: str, before: Document, after: Document) -> Facts:
+    """How many requests of one buyer there were, and how many servers got some of them."""
     gained = [answers - _answers(before).get(server, 0) for server, answers in _answers(after).items()]
     return {
-        f"{name}.requests": f"{requests:,}",
+        f"{name}.requests": f"{sum(gained):,}",
         f"{name}.servers": str(sum(more > 0 for more in gained)),
-        f"{name}.most": f"{max(gained):,}",
     }
 
 

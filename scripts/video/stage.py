@@ -62,6 +62,7 @@ async def chromium(executable: Path) -> AsyncIterator[Browser]:
 async def draw(browser: Browser, pictures: Sequence[tuple[str, Picture]], folder: Path) -> list[tuple[Path, float]]:
     """Each picture as a file, with the seconds it stands; ``pictures`` come with their place in the film. Equal neighbours are one."""
     page = await browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+    page.set_default_timeout(START_MS)
     await page.goto(STAGE.as_uri())
     shots: list[tuple[Path, float]] = []
     last: object = None

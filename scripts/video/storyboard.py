@@ -7,7 +7,7 @@ work with its name. Law 2: what cannot be read in its time is refused, before an
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -66,6 +66,9 @@ class Scene:
     lines: tuple[str, ...] = ()
     picture: str = ""
     commands: tuple[str, ...] = ()
+    cues: tuple[
+        int, ...
+    ] = ()  # with which command each caption comes, counted from 0; one more than the last: with its end
     columns: int = 100  # of the terminal
     split: int = 800  # pixels that the terminal has beside the operations page
     meanwhile: Meanwhile = Meanwhile.NOTHING
@@ -126,16 +129,27 @@ def fill(template: str, facts: Mapping[str, str]) -> str:
     return HOLE.sub(lambda hole: facts[hole[1].strip()], template)
 
 
-def caption_times(captions: tuple[str, ...], seconds: float) -> list[float]:
-    """When each begins: the time is shared out by their lengths. Filled ones, since a hole may be longer than its name."""
-    weights = [FIRST_LOOK_S + len(caption) / CHARS_PER_S for caption in captions]
-    whole = sum(weights)
-    begun = 0.0
-    times = []
-    for weight in weights:
-        times.append(begun)
-        begun += seconds * weight / whole
-    return times
+def caption_times(captions: Sequence[str], seconds: float, cues: Sequence[float] = ()) -> list[float]:
+    """
+    When each begins: the time is shared out by their lengths, of filled ones, since a hole may be longer than its name. Where there are
+    cues none comes before its own, as far as all can be read; the first begins the scene.
+    """
+    needed = [reading_s(caption) for caption in captions]
+    share = min(1.0, seconds / sum(needed)) if cues else seconds / sum(needed)
+    needed = [share * need for need in needed]
+    begins = [0.0]
+    for number, need in enumerate(needed[:-1], 1):
+        begins.append(max(begins[-1] + need, cues[number] if cues else 0.0))
+    latest = seconds
+    for number in reversed(range(len(begins))):
+        latest -= needed[number]
+        begins[number] = min(begins[number], latest)
+    return [max(0.0, begin) for begin in begins]
+
+
+def reading_s(caption: str) -> float:
+    """How long somebody takes to read it."""
+    return FIRST_LOOK_S + len(caption) / CHARS_PER_S
 
 
 def _scene(row: Mapping[str, Any]) -> Scene:
@@ -169,8 +183,12 @@ def _problems(scene: Scene) -> list[str]:
         if re.search(r"\d", HOLE.sub("", CODE.sub("", text)))
     ]
     captions = [HOLE.sub(FILLED, caption) for caption in scene.captions]
-    needed = sum(FIRST_LOOK_S + len(caption) / CHARS_PER_S for caption in captions)
+    needed = sum(map(reading_s, captions))
     if needed > scene.seconds:
         found.append(f"its captions take {needed:.1f} s to read, and it has {scene.seconds:g}")
+    if scene.cues and (
+        len(scene.cues) != len(scene.captions) or not set(scene.cues) <= {*range(len(scene.commands) + 1)}
+    ):
+        found.append("its cues are not a command for each caption")
     found += [f"{len(text)} characters do not fit: {text}" for text in captions if len(text) > CAPTION_CHARS_MAX]
     return found

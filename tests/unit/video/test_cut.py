@@ -2,7 +2,7 @@
 
 import pytest
 
-from scripts.video.cut import GRID_S, STILL_S, Pane, Picture, Take, cut
+from scripts.video.cut import GRID_S, Pane, Picture, Take, cut, still_s
 from scripts.video.storyboard import Scene, Shows
 
 
@@ -42,12 +42,12 @@ def test_a_short_take_is_played_as_it_was_and_then_stands() -> None:
 
 
 def test_a_long_take_is_played_faster_says_so_and_its_end_can_be_read() -> None:
-    seconds = 10.0
-    pictures = cut(scene(seconds), take(34.0, (0.0, "a"), (16.0, "b"), (33.9, "c")), "h", ["said"])
+    recorded = 4 * (10.0 - still_s(10.0))
+    pictures = cut(scene(10.0), take(recorded, (0.0, "a"), (16.0, "b"), (recorded - 0.1, "c")), "h", ["said"])
     assert {picture.faster for picture in pictures} == {"played 4.0 times as fast"}
     assert shown(pictures)[1] == (4.0, "b")
     assert pictures[-1].panes[0][2] == "c"
-    assert pictures[-1].seconds >= STILL_S
+    assert pictures[-1].seconds >= still_s(10.0)
 
 
 def test_of_changes_within_a_moment_the_last_is_shown() -> None:
@@ -59,3 +59,12 @@ def test_captions_follow_each_other_over_what_moves() -> None:
     pictures = cut(scene(6.0, "one", "two"), take(6.0, (0.0, "a"), (1.0, "b")), "h", ["one", "two"])
     captions = [picture.caption for picture in pictures]
     assert captions == ["one", "one", "two"]
+
+
+def test_what_is_said_of_a_command_comes_with_it_at_the_rate_it_is_played() -> None:
+    captions = ["one", "two"]
+    board = Scene("a", Shows.TERMINAL, 10.0, "heading", ("one", "two"), commands=("sleep",), cues=(0, 1))
+    played = Take(2 * (10.0 - still_s(10.0)), (Pane("terminal", 1240, ((0.0, "a"),)),), marks=(0.0,))
+    pictures = cut(board, played, "h", captions)
+    assert [picture.caption for picture in pictures] == captions
+    assert pictures[0].seconds == pytest.approx(10.0 - still_s(10.0))  # where the command ended, played twice as fast

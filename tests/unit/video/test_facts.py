@@ -49,7 +49,7 @@ def test_answers_are_counted_between_two_looks() -> None:
 
 def test_servers_that_got_nothing_are_not_counted() -> None:
     found = facts.of_choices(
-        "consistent_hash", 40, stats(one=(9, 0), two=(9, 0)), stats(one=(49, 0), two=(9, 0), new=(0, 0))
+        "consistent_hash", stats(one=(9, 0), two=(9, 0)), stats(one=(49, 0), two=(9, 0), new=(0, 0))
     )
     assert (found["consistent_hash.servers"], found["consistent_hash.requests"]) == ("1", "40")
 
@@ -75,7 +75,7 @@ def test_somebody_fills_every_hole_of_the_storyboard() -> None:
         *(
             name
             for way in ("round_robin", "consistent_hash")
-            for name in facts.of_choices(way, 1, stats(), stats(one=(1, 0)))
+            for name in facts.of_choices(way, stats(), stats(one=(1, 0)))
         ),
         *facts.of_report(report, FIGURES),
     }

@@ -7,7 +7,7 @@ import pytest
 from scripts.video import source
 from scripts.video.__main__ import BOARDS
 from scripts.video.shop import ROOT
-from scripts.video.storyboard import Scene, Shows, StoryboardError, caption_times, fill, holes, in_film, load
+from scripts.video.storyboard import Scene, Shows, StoryboardError, caption_times, fill, holes, in_film, load, reading_s
 
 SCENE = """
 [[scene]]
@@ -42,6 +42,8 @@ def test_a_scene_is_read(tmp_path: Path) -> None:
         ('"card"', '"code"', "needs file"),
         ('"card"', '"sale"', "needs backend"),
         ('captions = ["Something is said."]', "captions = []", "has no caption"),
+        ("seconds = 10", "seconds = 10\ncues = [3]", "cues"),
+        ("seconds = 10", "seconds = 10\ncues = [0, 0]", "cues"),
         ('heading = "A title"', 'heading = "A title"\ncolour = "red"', "colour"),
         ("[[scene]]", "[[scenes]]", "cannot be read"),
     ],
@@ -74,6 +76,18 @@ def test_a_longer_caption_stands_longer() -> None:
     begun = caption_times(("short", "one that is very much longer than the other"), 10.0)
     assert begun[0] == 0.0
     assert 0.0 < begun[1] < 5.0
+
+
+def test_a_caption_does_not_come_before_its_cue_unless_the_time_is_short() -> None:
+    captions = ("a first caption", "a second caption", "a third caption")
+    need = reading_s(captions[0])
+    assert caption_times(captions, 60.0, [0.0, 20.0, 21.0]) == pytest.approx([0.0, 20.0, 20.0 + reading_s(captions[1])])
+    late = caption_times(captions, 10.0, [0.0, 9.0, 9.5])
+    assert late[0] == 0.0
+    assert need < late[1] < late[2] < 9.0
+    assert late[2] == pytest.approx(10.0 - reading_s(captions[2]))
+    crowded = caption_times(captions, 2.0, [0.0, 1.9, 1.9])
+    assert crowded == sorted(crowded)
 
 
 @pytest.mark.parametrize("path", BOARDS.values(), ids=lambda path: path.name)
