@@ -17,7 +17,7 @@ from scripts.video.camera import Camera
 from scripts.video.cut import GRID_S, Pane, Take
 from scripts.video.shop import ROOT, Shop, new_name
 from scripts.video.stage import GAP, INNER, PANE_HEIGHT
-from scripts.video.storyboard import Meanwhile, Scene, Shows, fill, holes
+from scripts.video.storyboard import Meanwhile, Scene, Shows, StoryboardError, fill, holes
 from scripts.video.terminal import Terminal
 
 SHOP_WIDTH = 404
@@ -273,12 +273,25 @@ def _still(body: str, title: str) -> Take:
     return Take(0.0, (Pane(title, INNER, ((0.0, body),)),))
 
 
-def reported(scenes: Sequence[Scene]) -> dict[str, str] | None:
-    """What the report in ``reports/`` says, or None if none was built; also where one lacks a figure that is to be shown."""
+def reported(scenes: Sequence[Scene], reports: Path = ROOT / "reports") -> dict[str, str] | None:
+    """
+    What the report says, or None if none was built. Raises ``StoryboardError`` for one that cannot be read, or does not say or show what
+    the scenes want of it: that is found out before anything is recorded.
+    """
     try:
-        document = json.loads((ROOT / "reports" / "results.json").read_text(encoding="utf-8"))
+        document = json.loads((reports / "results.json").read_text(encoding="utf-8"))
+        found = facts.of_report(words.words(document), document["figures"])
     except FileNotFoundError:
         return None
-    found = facts.of_report(words.words(document), document["figures"])
-    wanted = holes(scene.file for scene in scenes if scene.shows is Shows.FIGURE)
-    return found if wanted <= found.keys() else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoryboardError(f"{reports / 'results.json'} cannot be read: {error!r}. Fix: ./flash report") from error
+    wanted = holes(text for scene in scenes for text in (*scene.templates, scene.file))
+    missing = sorted({name for name in wanted if name.startswith(("report.", "figure."))} - found.keys())
+    if missing:
+        raise StoryboardError(
+            f"the report lacks {', '.join(missing)}. Fix: ./flash bench standard, then ./flash report"
+        )
+    for scene in scenes:
+        if scene.shows is Shows.FIGURE:
+            stage.figure(ROOT / fill(scene.file, found))
+    return found

@@ -1,0 +1,48 @@
+"""What is asked of a report before anything is recorded."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scripts.video import director
+from scripts.video.director import reported
+from scripts.video.stage import StageError
+from scripts.video.storyboard import Scene, Shows, StoryboardError, When
+
+SCENES = (
+    Scene("one", Shows.CARD, 9.0, "{{figure.latency.title}}", ("{{report.answer}}",), When.REPORT),
+    Scene("two", Shows.FIGURE, 9.0, "h", ("said",), When.REPORT, file="reports/figures/{{figure.latency.name}}.png"),
+)
+FIGURES = [{"kind": "latency", "name": "no-such-figure", "title": "Latency"}]
+
+
+@pytest.fixture
+def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(director.words, "words", lambda document: document["words"])
+    (tmp_path / "results.json").write_text(json.dumps({"words": {"answer": "A tie."}, "figures": FIGURES}))
+    return tmp_path
+
+
+def test_no_report_is_no_mistake(tmp_path: Path) -> None:
+    assert reported(SCENES, tmp_path) is None
+
+
+def test_what_it_says_is_known(reports: Path) -> None:
+    assert reported(SCENES[:1], reports) == {
+        "report.answer": "A tie.",
+        "figure.latency.title": "Latency",
+        "figure.latency.name": "no-such-figure",
+    }
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"words": {"answer": "A tie."}}', '{"words": {}, "figures": []}'])
+def test_one_that_does_not_say_what_is_wanted_is_told_with_the_fix(reports: Path, text: str) -> None:
+    (reports / "results.json").write_text(text)
+    with pytest.raises(StoryboardError, match=r"\./flash report"):
+        reported(SCENES, reports)
+
+
+def test_a_figure_that_is_not_there_is_told_before_the_recording(reports: Path) -> None:
+    with pytest.raises(StageError, match="no-such-figure"):
+        reported(SCENES, reports)
