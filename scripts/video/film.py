@@ -88,5 +88,7 @@ def _run(command: list[str], within_s: float) -> str:
     except subprocess.TimeoutExpired as error:
         raise FilmError(f"{command[0]} took longer than {within_s:.0f} s") from error
     if done.returncode != 0:
-        raise FilmError(f"{command[0]} ended with {done.returncode}: {done.stderr.strip()[-1000:]}")
+        raise FilmError(
+            f"{command[0]} ended with {done.returncode}: {done.stderr.strip()[:1000]}"
+        )  # the first is the cause
     return done.stdout

@@ -24,7 +24,7 @@ from tests.browsers import DESKTOP, RULES, chromium, visit
 from tests.contract import test_payments as shops
 from tests.databases import Database
 from tests.patience import PATIENCE_MS
-from tests.queues import broker, empty_payments
+from tests.queues import broker, empty_all
 
 NARROW = ViewportSize(width=390, height=844)
 UNITS = 5
@@ -59,7 +59,7 @@ class Office:
 
 @pytest.fixture
 async def office(database: Database, authority: Authority, tmp_path: Path) -> AsyncIterator[Office]:
-    await empty_payments()
+    await empty_all()
     report = dict(CLEAN)
 
     async def tell(_: web.Request) -> web.Response:

@@ -100,8 +100,11 @@ async def test_a_hop_loses_nothing(field: Field) -> None:
     assert [row[0] for row in said.rows][:2] == [hop.DIRECT, "ours"]
 
 
-async def test_purchases_are_held_beside_viewers(field: Field) -> None:
-    said = await beside.measure(field, beside.Effort(1, 0.5, VIEWERS, 30))
+async def test_purchases_are_held_beside_viewers(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        beside, "GIVES_WAY", 0
+    )  # beside other tests it would give way for good, and hear nothing in time
+    said = await beside.measure(field, beside.Effort(1, 3.0, VIEWERS, 30))
     assert is_told(said)
     assert [row[0] for row in said.rows] == [place.removeprefix("ours: ") for place in beside.PLACES]
     for place, (one,) in said.raw["turns"].items():
