@@ -1,6 +1,6 @@
 """Random interleavings of all that can happen to a shop, over several connections, against the reference model.
 
-The same ten thousand steps at every run; ``FLASH_TEST_STATE_STEPS=N`` makes about N others. A failure tells the life in which it
+The same five thousand steps at every run; ``FLASH_TEST_STATE_STEPS=N`` makes about N others. A failure tells the life in which it
 happened, step by step. It is not shrunk: what goes wrong between connections may not go wrong a second time.
 """
 
@@ -23,7 +23,7 @@ from tests.contract import states
 from tests.contract.states import Call, Identity, World
 from tests.databases import drop_database, make_database
 
-STEPS_USUAL = 10_000
+STEPS_USUAL = 5_000
 STEPS_ASKED = int(os.environ.get("FLASH_TEST_STATE_STEPS", "0"))
 STEPS_PER_LIFE = 50
 WITHIN_S = 600 + STEPS_ASKED // 5  # of hangs: on a busy machine a step takes a fiftieth of a second
@@ -107,9 +107,12 @@ class Interleavings(RuleBasedStateMachine):
     def cancel(self, who: int) -> None:
         self._act(("cancel", who))
 
-    @rule(who=whom, pay_key=st.integers(0, 3))
-    def pay(self, who: int, pay_key: int) -> None:
+    @rule(who=whom, pay_key=st.integers(0, 3), is_resumed=st.sampled_from([False, False, False, True]))
+    def pay(self, who: int, pay_key: int, *, is_resumed: bool = False) -> None:
         self._act(("pay", who, pay_key))
+        if is_resumed:
+            self._relay()
+            self._resume()
 
     @rule(tiding=tidings)
     def tell(self, tiding: dict[str, Any]) -> None:
@@ -121,9 +124,11 @@ class Interleavings(RuleBasedStateMachine):
             call = self.told[-1 - which % len(self.told)]
             self._step("tell_again", self.world.act(call), call.name)
 
-    @rule(who=whom)
-    def lapse(self, who: int) -> None:
-        self._step("lapse", self.world.lapse(self._who(who)), str(self._who(who)))
+    @rule(who=whom, is_swept=st.booleans())
+    def lapse(self, who: int, *, is_swept: bool) -> None:
+        self._lapse(who)
+        if is_swept:
+            self._expire()
 
     @rule(work=st.sampled_from(["expire", "relay", "ask_for_voids", "end_unanswered", "resume"]))
     def tend(self, work: str) -> None:
@@ -135,7 +140,7 @@ class Interleavings(RuleBasedStateMachine):
         self._act(("reserve", [attempt | {"again": None}]))
         self.pay(0, pay_key)
         self._relay()
-        self.lapse(0)
+        self._lapse(0)
         self._ask_for_voids()
         self._relay()
         self._end_unanswered()
@@ -159,10 +164,11 @@ class Interleavings(RuleBasedStateMachine):
     def change(self, sale: str, change: dict[str, Any]) -> None:
         self._act(("change", sale, change))
 
-    @rule(attempt=attempts)
-    def fence(self, attempt: dict[str, Any]) -> None:
-        call = states.fence(self._attempt(attempt))
-        self._step("fence", self.world.act(call), call.name)
+    @rule(attempt=attempts, comes_late=st.booleans())
+    def fence(self, attempt: dict[str, Any], *, comes_late: bool) -> None:
+        wish = self._attempt(attempt)
+        for call in (states.fence(wish), states.reserve([wish])) if comes_late else (states.fence(wish),):
+            self._step("fence", self.world.act(call), call.name)
 
     @rule(wishes=st.lists(in_a_burst, min_size=2, max_size=4))
     def burst(self, wishes: list[tuple[Any, ...]]) -> None:
@@ -220,6 +226,9 @@ class Interleavings(RuleBasedStateMachine):
         self.told.append(states.tell(who, number, tiding["outcome"], amount, event))
         return self.told[-1]
 
+    def _lapse(self, who: int) -> None:
+        self._step("lapse", self.world.lapse(self._who(who)), str(self._who(who)))
+
     def _expire(self) -> None:
         self._act(("sweep",))
 
@@ -246,7 +255,7 @@ class Interleavings(RuleBasedStateMachine):
         return states.change(sale, **change)
 
 
-# What must have happened on the way, or ten thousand steps prove little: answers, and how a purchase and its latest try stood.
+# What must have happened on the way, or five thousand steps prove little: answers, and how a purchase and its latest try stood.
 HEARD = (
     *(f"reserve {verdict}" for verdict in (*DECIDED, Verdict.TRY_LATER)),
     *(f"cancel {answer}" for answer in (None, Verdict.TOO_LATE)),
