@@ -324,6 +324,12 @@ async def test_b5_a_worker_that_stood_until_the_broker_gave_it_up_does_no_harm(m
 # --- a worker for each of so many deaths, and then one more
 
 DEATHS = 25
+HANDS = 64  # what each may take: an eighth of what it would, for a death costs every attempt one delivery, however many there are
+FULL_HANDS = f"""
+from flashsale.queued import topology
+
+topology.PREFETCH = {HANDS}
+"""
 # They are forked, for most of a worker's start is imports; each is one process that connects, takes and kills itself.
 MORTALS = f"""
 import os
@@ -346,7 +352,7 @@ for _ in range({DEATHS}):
 
 async def workers_die_with_their_hands_full(scene: Scene) -> None:
     await scene.serves()
-    shoppers = [f"b{number}" for number in range(topology.PREFETCH)]
+    shoppers = [f"b{number}" for number in range(HANDS)]
     await scene.crowd(*shoppers)
     mortals = await scene.works_until("checkout.taken", main=MORTALS)
 
@@ -364,7 +370,7 @@ async def workers_die_with_their_hands_full(scene: Scene) -> None:
 
 @pytest.mark.slow
 async def test_b3_25_workers_die_one_after_the_other_with_their_hands_full(made: Make) -> None:
-    async with made(units=5) as scene:
+    async with made(units=5, lacks=Lacks(worker=FULL_HANDS)) as scene:
         await workers_die_with_their_hands_full(scene)
 
 
@@ -737,7 +743,7 @@ CONTROLS = {
         a_worker_dies_with_what_it_took, "the decision of what was accepted", Lacks(worker=ACKNOWLEDGES_FIRST)
     ),
     "B3: a limit that so many deaths do not reach": Control(
-        workers_die_with_their_hands_full, "a dead letter", Lacks(DEFAULT_LIMIT, DEFAULT_LIMIT)
+        workers_die_with_their_hands_full, "a dead letter", Lacks(DEFAULT_LIMIT, DEFAULT_LIMIT + FULL_HANDS)
     ),
     "B4: the record of the attempt": Control(
         lambda scene: a_worker_dies_before_its_acknowledgement(scene, "sold_out"), "decided again", Lacks(again=forgets)
