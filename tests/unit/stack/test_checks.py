@@ -21,7 +21,7 @@ from tests.sharing import CROWDS, FIRST, ONE_BY_ONE, share_of, turn_of
 NOWHERE = Settings.load({})
 NO_URLS = Urls(**{field.name: "" for field in fields(Urls)})
 HOUSES = ("tests/a/test_old_house.py", "tests/a/test_new_house.py")
-FILES = (*HOUSES, FIRST, "tests/failure/test_free.py")
+FILES = (*HOUSES, FIRST[0], "tests/failure/test_free.py")
 VARIABLES = {"FLASH_TEST_CHROMIUM", *(f"FLASH_TEST_{name}_URL" for name in ("POSTGRES", "REDIS", "RABBITMQ"))}
 TESTS = 4  # in each
 SLEEPER = "def test_it(n): time.sleep(0.1)\n"  # so that nobody has done everything before the other has begun
@@ -73,7 +73,7 @@ def test_workers_and_launchers_take_ports_of_their_own(monkeypatch: pytest.Monke
 
 
 def test_a_share_is_a_file_and_of_some_files_a_test() -> None:
-    assert all((REPOSITORY / file).exists() for file in (*ONE_BY_ONE, FIRST))
+    assert all((REPOSITORY / file).exists() for file in (*ONE_BY_ONE, *FIRST))
     assert share_of("tests/unit/test_logs.py::test_a[1]") == share_of("tests/unit/test_logs.py::test_b[2]")
     assert share_of("tests/failure/test_proxy.py::test_a[1]") != share_of("tests/failure/test_proxy.py::test_a[2]")
 
@@ -82,8 +82,9 @@ def test_crowds_of_a_kind_are_one_share_and_come_first() -> None:
     assert all(list(REPOSITORY.glob(f"{beginning}*")) for beginning in CROWDS)
     soak, kill, bench = (f"{file}::test_a" for file in [*list(CROWDS)[:2], "tests/contract/test_bench_lb.py"])
     assert share_of(soak) == share_of(kill) != share_of(bench) == share_of("tests/contract/test_bench_edges.py::test_b")
-    others = [f"{FIRST}::test_a", "tests/unit/test_logs.py::test_a"]
-    assert max(map(turn_of, (soak, kill, bench))) < min(map(turn_of, others))
+    first = [f"{file}::test_a" for file in FIRST]
+    assert max(map(turn_of, (soak, kill, bench))) < min(map(turn_of, first))
+    assert max(map(turn_of, first)) < turn_of("tests/unit/test_logs.py::test_a")
 
 
 def test_workers_share_the_tests_out_and_what_must_stay_together_does(tmp_path: Path) -> None:
@@ -103,9 +104,9 @@ def test_workers_share_the_tests_out_and_what_must_stay_together_does(tmp_path: 
     assert done.returncode == 0, done.stdout + done.stderr
     ran = re.findall(r"\[(gw\d)\] \[.*?\] PASSED (\S+)::", done.stdout)
     assert len(ran) == len(FILES) * TESTS
-    (first,) = {who for who, file in ran if file == FIRST}
+    (first,) = {who for who, file in ran if file == FIRST[0]}
     assert [len({who for who, file in ran if file == house}) for house in HOUSES] == [1, 1], done.stdout
-    assert {file for who, file in [each for each in ran if each[0] == first][:TESTS]} == {FIRST}, done.stdout
+    assert {file for who, file in [each for each in ran if each[0] == first][:TESTS]} == {FIRST[0]}, done.stdout
 
 
 def test_no_password_is_shown_with_a_test_that_failed() -> None:
