@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.video import director
+from benchmarks.report import words
 from scripts.video.director import reported
 from scripts.video.stage import StageError
 from scripts.video.storyboard import Scene, Shows, StoryboardError, When
@@ -19,7 +19,7 @@ FIGURES = [{"kind": "latency", "name": "no-such-figure", "title": "Latency"}]
 
 @pytest.fixture
 def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(director.words, "words", lambda document: document["words"])
+    monkeypatch.setattr(words, "words", lambda document: document["words"])
     (tmp_path / "results.json").write_text(json.dumps({"words": {"answer": "A tie."}, "figures": FIGURES}))
     return tmp_path
 
