@@ -132,6 +132,8 @@ class Hub:
         # What comes as often as it may be told comes a little early or late. Kept apart by a whole gap each would be told as late as
         # the latest of all before; so one may come a whole gap early, and no second sees more than one frame more.
         self._slack = self._gap
+        # Here too one may come a gap early: a change is often told of twice, by who made it and by the applier, and the second time
+        # would else keep the next change waiting.
         self._read_gap = min(READ_GAP_SECONDS, self._gap / 2)
         self._chance = chance or random.Random()
         self._addresses: Counter[str] = Counter()
@@ -147,6 +149,7 @@ class Hub:
         self._begun = 0  # readings
         self._taken = 0  # the number of the one taken last
         self._read_at = NEVER  # when the last reading was begun
+        self._read_next = NEVER  # when one more would keep to the gap
         self._is_woken = False
         self._as_of: datetime | None = None
         self._as_of_at = NEVER  # when the reading that says so was begun
@@ -259,12 +262,13 @@ class Hub:
         """Seconds until the next reading is due; None while nobody watches."""
         if not self._interest:
             return None
-        return max(self._read_at + (self._read_gap if self._is_woken else POLL_SECONDS) - now, 0.0)
+        return max((self._read_next - self._read_gap if self._is_woken else self._read_at + POLL_SECONDS) - now, 0.0)
 
     def begin_reading(self, now: float) -> tuple[str, ...]:
         """The SKUs to read now. What wakes from here on is not in this reading and asks for another."""
         self._begun += 1
         self._read_at = now
+        self._read_next = max(self._read_next, now) + self._read_gap
         self._is_woken = False
         return tuple(self._interest)
 
