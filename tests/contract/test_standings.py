@@ -4,7 +4,9 @@ import asyncio
 import uuid
 
 import asyncpg
+import pytest
 
+from flashsale.authority import green as green_authority
 from flashsale.authority.client import Attempt, Authority
 from flashsale.authority.green import GreenAuthority
 from flashsale.authority.standing import Standing
@@ -12,6 +14,7 @@ from flashsale.contract.verdict import Verdict
 from flashsale.contract.wire import Cart, Line, purchase_id
 from tests.contract.test_events import BUYER, Scene
 from tests.databases import Database
+from tests.patience import PATIENCE_SECONDS
 
 CART = Cart((Line("a", 1),))
 
@@ -28,7 +31,10 @@ def green(url: str, asked: list[tuple[uuid.UUID, uuid.UUID, str]]) -> list[Stand
         authority.close()
 
 
-async def test_each_hears_of_its_own_attempt_and_of_nobody_else_s(authority: Authority, database: Database) -> None:
+async def test_each_hears_of_its_own_attempt_and_of_nobody_else_s(
+    authority: Authority, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(green_authority, "CALL_SECONDS", PATIENCE_SECONDS)
     owner = await asyncpg.connect(database.owner_url, server_settings={"search_path": "flash"})
     await Scene(authority, owner).open()
     held, refused, unknown = uuid.uuid4(), uuid.uuid4(), uuid.uuid4()

@@ -46,6 +46,7 @@ class _Asked(NamedTuple):
     purchase: uuid.UUID
     buyer: str
     standing: "AsyncResult[Standing]"
+    until: float  # nobody waits for it after that
 
 
 class GreenAuthority:
@@ -83,31 +84,36 @@ class GreenAuthority:
         """
         if len(self._asked) >= ASKED_MAX:
             raise AuthorityUnavailable(f"{ASKED_MAX} wait already to hear what became of them")
-        asked = _Asked(rid, purchase, buyer, AsyncResult())
+        within_s = TURN_SECONDS + CALL_SECONDS
+        asked = _Asked(rid, purchase, buyer, AsyncResult(), time.monotonic() + within_s)
         self._asked.append(asked)
         if self._reader is None:
             self._reader = gevent.spawn(self._read_standings)
-        with gevent.Timeout(TURN_SECONDS + CALL_SECONDS, AuthorityUnavailable("no answer in time")):
+        with gevent.Timeout(within_s, AuthorityUnavailable("no answer in time")):
             standing: Standing = asked.standing.get()
             return standing
 
     def _read_standings(self) -> None:
         try:
-            while self._asked:
-                batch, self._asked = self._asked[:ASKED_AT_ONCE_MAX], self._asked[ASKED_AT_ONCE_MAX:]
-                rids, purchases, buyers, answers = zip(*batch, strict=True)
+            while batch := self._next_asked():
+                rids, purchases, buyers = ([one[column] for one in batch] for column in range(3))
                 try:
-                    standings = queries.standings(
-                        self._rows(queries.STANDINGS, list(rids), list(purchases), list(buyers))
-                    )
+                    standings = queries.standings(self._rows(queries.STANDINGS, rids, purchases, buyers))
                 except AuthorityUnavailable as error:
-                    for answer in answers:
-                        answer.set_exception(AuthorityUnavailable(str(error)))
+                    for one in batch:
+                        one.standing.set_exception(AuthorityUnavailable(str(error)))
                     continue
-                for answer, standing in zip(answers, standings, strict=True):
-                    answer.set(standing)
+                for one, standing in zip(batch, standings, strict=True):
+                    one.standing.set(standing)
         finally:
             self._reader = None
+
+    def _next_asked(self) -> list[_Asked]:
+        # Without those who gave up: behind a PostgreSQL that hung they would be asked about before anybody who still waits.
+        now = time.monotonic()
+        waiting = [one for one in self._asked if one.until > now]
+        batch, self._asked = waiting[:ASKED_AT_ONCE_MAX], waiting[ASKED_AT_ONCE_MAX:]
+        return batch
 
     def read_purchase(self, purchase: uuid.UUID, buyer: str) -> wire.Purchase | None:
         """The purchase as it is now; None when there is none, or it is another buyer's."""

@@ -21,12 +21,13 @@ class Batching(GreenAuthority):
         super().__init__("", 1)
         self.batches: list[list[int]] = []
         self.fails = 0
+        self.pause_s = 0.0
 
     def _call(self, query: str, arguments: tuple[Any, ...]) -> list[dict[str, Any]]:
         rids, purchases, buyers = arguments
         assert (query, purchases, buyers) == (query, [PURCHASE] * len(rids), ["ana"] * len(rids))
         self.batches.append([rid.int for rid in rids])
-        gevent.sleep(0)
+        gevent.sleep(self.pause_s)
         if self.fails:
             self.fails -= 1
             raise OSError("gone")
@@ -60,6 +61,21 @@ def test_who_would_be_one_too_many_hears_so_at_once(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(green, "ASKED_MAX", 3)
     asked = asking(Batching(), range(4))
     assert [isinstance(each.exception, AuthorityUnavailable) for each in asked] == [False, False, False, True]
+
+
+def test_who_gave_up_is_asked_about_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(green, "ASKED_AT_ONCE_MAX", 1)
+    monkeypatch.setattr(green, "TURN_SECONDS", 0.1)
+    monkeypatch.setattr(green, "CALL_SECONDS", 0.4)
+    authority = Batching()
+    authority.pause_s = (
+        PATIENCE_SECONDS  # no call is answered in time, and the third would begin when nobody waits for it
+    )
+    asked = asking(authority, range(4))
+    assert all(isinstance(each.exception, AuthorityUnavailable) for each in asked)
+    authority.pause_s = 0.0
+    assert asking(authority, range(8, 9))[0].get(block=False).verdict == "8"
+    assert authority.batches == [[0], [1], [8]]
 
 
 def test_nobody_waits_longer_than_for_a_turn_and_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
