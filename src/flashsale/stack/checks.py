@@ -78,6 +78,7 @@ def check_environment(environ: Mapping[str, str], urls: Sequence[Urls], found: M
         for name, value in environ.items()
         if name.startswith(FOREIGN_PREFIX) or not name.startswith(PREFIXES)  # the former are the tests' own settings
     }
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)  # or every worker, and every process of a test's, would compile all anew
     return kept | {
         **python_environment(environ),
         f"{FOREIGN_PREFIX}POSTGRES_URL": " ".join(each.postgres_superuser or each.postgres_owner for each in urls),

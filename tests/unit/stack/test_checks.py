@@ -48,7 +48,10 @@ def test_a_service_that_is_given_is_not_shared(name: str) -> None:
 
 def test_every_worker_has_an_address_of_its_own_and_one_too_many_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [replace(NO_URLS, postgres_superuser=f"pg{n}", redis=f"redis{n}", rabbitmq=f"rabbit{n}") for n in range(2)]
-    environment = check_environment({}, found, {"FLASH_TEST_CHROMIUM": "/a path/chromium"})
+    environment = check_environment(
+        {"PYTHONDONTWRITEBYTECODE": "1"}, found, {"FLASH_TEST_CHROMIUM": "/a path/chromium"}
+    )
+    assert "PYTHONDONTWRITEBYTECODE" not in environment, "each would compile every test"
     for variable in environment.keys() & VARIABLES:
         monkeypatch.setenv(variable, environment[variable])
     names = ("POSTGRES", "REDIS", "RABBITMQ")
