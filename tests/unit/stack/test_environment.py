@@ -25,7 +25,13 @@ def quiet(_: str) -> None:
     pass
 
 
-def test_a_first_start_makes_it_and_a_second_asks_nobody(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_first_start_that_was_interrupted_is_repeated_and_the_next_asks_nobody(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = settings.home / "venv" / "bin"
+    half.mkdir(parents=True)
+    (half / "python").write_text("", encoding="utf-8")
+    assert not environment.is_whole(settings)
     python = environment.ensure(settings, quiet)
     assert environment.is_whole(settings)
     assert subprocess.run([str(python), "-c", "import pip"], check=False, timeout=PATIENCE_SECONDS).returncode == 0
@@ -42,15 +48,6 @@ def test_another_lock_file_is_another_environment(settings: Settings) -> None:
     environment.LOCK.write_text("# renewed\n", encoding="utf-8")
     assert environment.stamp_for(environment.LOCK) != before
     assert not environment.is_whole(settings)
-
-
-def test_an_interrupted_installation_is_repeated(settings: Settings) -> None:
-    half = settings.home / "venv" / "bin"
-    half.mkdir(parents=True)
-    (half / "python").write_text("", encoding="utf-8")
-    assert not environment.is_whole(settings)
-    environment.ensure(settings, quiet)
-    assert environment.is_whole(settings)
 
 
 def test_a_package_without_a_hash_is_refused_and_leaves_no_stamp(settings: Settings) -> None:
