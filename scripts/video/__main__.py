@@ -1,6 +1,6 @@
 """``python -m scripts.video``: record, cut and encode. Progress on stderr, what came of it (JSON) on stdout.
 
-Exit codes: 0 the film is there; 1 it could not be made, and stderr says why and what helps.
+Exit codes: 0 the film is there; 1 it could not be made, and stderr says why and what helps; 130 interrupted.
 """
 
 import argparse
@@ -45,6 +45,8 @@ def main(arguments: Sequence[str]) -> int:
     except (StoryboardError, CommandError, CameraError, SourceError, StageError, FilmError, Error) as error:
         print(f"video: {error}", file=sys.stderr)
         return 1
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        return 130
     print(json.dumps(found))
     return 0
 
