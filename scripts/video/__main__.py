@@ -52,10 +52,21 @@ def main(arguments: Sequence[str]) -> int:
 
 
 async def _until_signalled(options: argparse.Namespace) -> dict[str, Any]:
-    # SIGTERM is how the launcher stops us; unheeded, it would leave a shop behind.
+    # Ctrl-C is the terminal's word to all of us, and SIGTERM then the launcher's; whichever comes second finds a shop being stopped,
+    # and would leave it behind.
+    loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    signalled = False
+
+    def on_signal() -> None:
+        nonlocal signalled
+        if not signalled:
+            signalled = True
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
     return await _make(options)
 
 
