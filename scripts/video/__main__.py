@@ -21,7 +21,7 @@ from scripts.video.camera import CameraError
 from scripts.video.cut import Picture, Take, cut
 from scripts.video.director import Director, reported
 from scripts.video.film import BYTES_MAX, FilmError, Tools, encode, probe
-from scripts.video.shop import Shop, environment, made_home
+from scripts.video.shop import Shop, alone, environment, made_home
 from scripts.video.source import SourceError
 from scripts.video.stage import StageError, chromium, draw
 from scripts.video.storyboard import Scene, StoryboardError, fill, in_film, load
@@ -67,7 +67,8 @@ async def _until_signalled(options: argparse.Namespace) -> dict[str, Any]:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
-    return await _make(options)
+    with alone(options.home):
+        return await _make(options)
 
 
 async def _make(options: argparse.Namespace) -> dict[str, Any]:
@@ -76,7 +77,7 @@ async def _make(options: argparse.Namespace) -> dict[str, Any]:
     scenes = in_film(board, has_report=report is not None)
     tools = Tools(options.ffmpeg)
     folder = options.home
-    home = made_home(folder)
+    home = await made_home(folder)
     pictures = folder / "pictures"
     shutil.rmtree(pictures, ignore_errors=True)
     pictures.mkdir()

@@ -17,7 +17,7 @@ from scripts.video.cut import GRID_S, Pane, Take
 from scripts.video.shop import ROOT, Shop, new_name
 from scripts.video.stage import GAP, INNER, PANE_HEIGHT
 from scripts.video.storyboard import Meanwhile, Scene, Shows, StoryboardError, fill, holes
-from scripts.video.terminal import Terminal
+from scripts.video.terminal import CommandError, Terminal
 
 SHOP_WIDTH = 404
 # Shoppers few enough for a machine that films at the same time, and units few enough to be gone before the eye has moved on.
@@ -50,12 +50,14 @@ class Director:
         """Nothing is started before a scene needs it."""
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Whatever was started ends: the pages before the shop that they show."""
         try:
             await self._open.aclose()
         finally:
-            await self.shop.close()
+            # What went wrong first is what is told; a shop that is still there is stopped before the next film.
+            with contextlib.suppress(*[] if kind is None else [CommandError]):
+                await self.shop.close()
 
     async def play(self, scene: Scene) -> Take:
         """One scene, recorded."""

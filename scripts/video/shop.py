@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import secrets
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -175,17 +176,32 @@ class Shop:
         raise CommandError(f"{role} was not there again within {READY_WITHIN_S:.0f} s")
 
     async def close(self) -> None:
-        """Stop it, if it was started."""
-        if not (self.home / "up").exists():
-            return
-        with contextlib.suppress(CommandError):
+        """Stop it, if it was started. Raises ``CommandError``: then it may still run, and its home must stay."""
+        if (self.home / "up").exists():
             await self.flash("down")
 
 
-def made_home(folder: Path) -> Path:
-    """A home for the shop with nothing in it but the Python environment that runs us."""
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Nobody else makes a film in this folder meanwhile. Raises ``CommandError`` if somebody does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however it ends
+        except BlockingIOError:
+            raise CommandError(f"another film is being made in {folder}. Fix: wait for it, or set FLASH_HOME") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+async def made_home(folder: Path) -> Path:
+    """A home for the shop with nothing in it but the Python environment that runs us. Raises ``CommandError``."""
     home = folder / "home"
     if home.exists():
+        # Of a film that was killed: the shop may run, and its data are not to be pulled from under it.
+        await Shop(home, environment(os.environ, home)).close()
         shutil.rmtree(home)
     home.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True)
     (home / "venv").symlink_to(sys.prefix)

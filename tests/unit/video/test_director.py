@@ -1,4 +1,4 @@
-"""What is asked of a report before anything is recorded."""
+"""What is asked of a report before anything is recorded, and how a recording ends."""
 
 import json
 from pathlib import Path
@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.report import words
-from scripts.video.director import reported
+from scripts.video.director import Director, reported
+from scripts.video.shop import Shop
 from scripts.video.stage import StageError
 from scripts.video.storyboard import Scene, Shows, StoryboardError, When
+from scripts.video.terminal import CommandError
 
 SCENES = (
     Scene("one", Shows.CARD, 9.0, "{{figure.latency.title}}", ("{{report.answer}}",), When.REPORT),
@@ -46,3 +48,20 @@ def test_one_that_does_not_say_what_is_wanted_is_told_with_the_fix(reports: Path
 def test_a_figure_that_is_not_there_is_told_before_the_recording(reports: Path) -> None:
     with pytest.raises(StageError, match="no-such-figure"):
         reported(SCENES, reports)
+
+
+async def test_a_shop_that_cannot_be_stopped_is_told_of_unless_something_went_wrong_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def flash(_: Shop, *words: str) -> None:
+        raise CommandError(f"{words} ended with 1")
+
+    monkeypatch.setattr(Shop, "flash", flash)
+    (tmp_path / "up").mkdir()
+    director = Director(tmp_path / "chromium", Shop(tmp_path, {}), tmp_path)
+    with pytest.raises(CommandError, match="down"):
+        async with director:
+            pass
+    with pytest.raises(StageError, match="first"):
+        async with director:
+            raise StageError("first")

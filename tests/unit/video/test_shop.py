@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from scripts.video.shop import environment, made_home
+import pytest
+
+from scripts.video.shop import Shop, environment, made_home
+from scripts.video.terminal import CommandError
 
 
 def test_a_film_is_the_same_whatever_somebody_has_set_but_for_its_ports() -> None:
@@ -22,10 +25,33 @@ def test_a_film_is_the_same_whatever_somebody_has_set_but_for_its_ports() -> Non
     assert not {"FLASH_STOCK", "FLASH_POSTGRES_URL", "LB_ALGORITHM"} & seen.keys()
 
 
-def test_a_home_is_new_and_the_environment_outlives_it(tmp_path: Path) -> None:
-    home = made_home(tmp_path)
-    (home / "up").mkdir()
+async def test_a_home_is_new_and_the_environment_outlives_it(tmp_path: Path) -> None:
+    home = await made_home(tmp_path)
+    (home / "data").mkdir()
     python = (home / "venv" / "bin").resolve()
     assert python.exists()
-    assert not (made_home(tmp_path) / "up").exists()
+    assert not (await made_home(tmp_path) / "data").exists()
     assert python.exists()
+
+
+async def test_the_home_of_a_shop_that_may_run_goes_once_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+    stops = False
+
+    async def flash(_: Shop, *words: str) -> None:
+        asked.append(words)
+        if not stops:
+            raise CommandError("it goes on")
+
+    monkeypatch.setattr(Shop, "flash", flash)
+    up = await made_home(tmp_path) / "up"
+    up.mkdir()
+    with pytest.raises(CommandError, match="it goes on"):
+        await made_home(tmp_path)
+    assert up.exists()
+    stops = True
+    await made_home(tmp_path)
+    assert not up.exists()
+    assert asked == [("down",)] * 2
