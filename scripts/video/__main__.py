@@ -94,8 +94,8 @@ async def _make(options: argparse.Namespace) -> dict[str, Any]:
         shots = await draw(browser, _pictures(scenes, takes, director.facts), pictures)
     say(f"encoding {len(shots)} pictures")
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    encode(shots, options.out, tools)
-    found = probe(options.out, tools)
+    await encode(shots, options.out, tools)
+    found = await probe(options.out, tools)
     if found["bytes"] > BYTES_MAX:
         raise FilmError(f"{options.out} has {found['bytes']:,} bytes; allowed: {BYTES_MAX:,}")
     shutil.rmtree(pictures)

@@ -1,11 +1,13 @@
 """Pictures to a film, by ffmpeg: H.264 as every browser and player takes it, at a steady rate, its index at the front."""
 
+import asyncio
 import json
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from scripts.video.terminal import end
 
 WIDTH, HEIGHT = 1280, 720
 PICTURES_PER_S = 10
@@ -29,7 +31,7 @@ class Tools:
         return self.ffmpeg.with_name("ffprobe")
 
 
-def encode(shots: Sequence[tuple[Path, float]], out: Path, tools: Tools) -> None:
+async def encode(shots: Sequence[tuple[Path, float]], out: Path, tools: Tools) -> None:
     """Write ``out``, of pictures and how long each stands; whole or not at all. Raises ``FilmError``."""
     listed = out.with_suffix(".ffconcat")
     rows = ["ffconcat version 1.0"]
@@ -40,7 +42,7 @@ def encode(shots: Sequence[tuple[Path, float]], out: Path, tools: Tools) -> None
     listed.write_text("\n".join(rows) + "\n", encoding="utf-8")
     whole = sum(seconds for _, seconds in shots)
     unfinished = out.with_suffix(".unfinished.mp4")
-    _run(
+    await _run(
         [
             *(str(tools.ffmpeg), "-hide_banner", "-loglevel", "error", "-nostdin", "-y"),
             *("-f", "concat", "-safe", "0", "-i", str(listed), "-t", f"{whole:.3f}"),
@@ -56,9 +58,9 @@ def encode(shots: Sequence[tuple[Path, float]], out: Path, tools: Tools) -> None
     listed.unlink()
 
 
-def probe(film: Path, tools: Tools) -> dict[str, Any]:
+async def probe(film: Path, tools: Tools) -> dict[str, Any]:
     """What a player would find: codec, size, pixels, seconds, bytes. Raises ``FilmError``."""
-    said = _run(
+    said = await _run(
         [
             *(str(tools.ffprobe), "-v", "error", "-select_streams", "v:0", "-of", "json"),
             *("-show_entries", "stream=codec_name,width,height,pix_fmt,avg_frame_rate:format=duration,size", str(film)),
@@ -78,17 +80,25 @@ def probe(film: Path, tools: Tools) -> dict[str, Any]:
     }
 
 
-def _run(command: list[str], within_s: float) -> str:
+async def _run(command: list[str], within_s: float) -> str:
     try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=within_s, check=False
+        child = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
         )
     except OSError as error:
         raise FilmError(f"{command[0]} cannot be run: {error}. Fix: apt-get install ffmpeg (as root)") from error
-    except subprocess.TimeoutExpired as error:
-        raise FilmError(f"{command[0]} took longer than {within_s:.0f} s") from error
-    if done.returncode != 0:
-        raise FilmError(
-            f"{command[0]} ended with {done.returncode}: {done.stderr.strip()[:1000]}"
-        )  # the first is the cause
-    return done.stdout
+    try:
+        async with asyncio.timeout(within_s):
+            said, trouble = await child.communicate()
+    except TimeoutError:
+        raise FilmError(f"{command[0]} took longer than {within_s:.0f} s") from None
+    finally:
+        await end(child)
+    if child.returncode != 0:
+        first = trouble.decode(errors="replace").strip()[:1000]  # of its words: they are the cause
+        raise FilmError(f"{command[0]} ended with {child.returncode}: {first}")
+    return said.decode()

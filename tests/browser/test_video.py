@@ -1,5 +1,6 @@
 """The film's short version, made as ``./flash video --quick`` makes it: what a player finds in it, and that something is to be seen."""
 
+import asyncio
 import json
 import statistics
 import subprocess
@@ -29,7 +30,7 @@ def test_ten_seconds_of_film_can_be_played_and_seen(tmp_path: Path) -> None:
         *(sys.executable, "-m", "scripts.video", "--quick", "--out", str(film), "--home", str(tmp_path), *programs)
     )
     assert json.loads(said)["film"] == str(film)
-    found = probe(film, tools)
+    found = asyncio.run(probe(film, tools))
     assert (found["codec"], found["pixels"]) == ("h264", "yuv420p")
     assert (found["width"], found["height"]) == (1280, 720)
     assert found["seconds"] == pytest.approx(10.0, abs=0.2)
@@ -55,7 +56,7 @@ async def test_what_is_no_browser_and_no_ffmpeg_is_told_with_the_fix(tmp_path: P
     picture = tmp_path / "picture.png"
     picture.write_bytes(b"no picture")
     with pytest.raises(FilmError, match="apt-get install ffmpeg"):
-        encode([(picture, 1.0)], tmp_path / "film.mp4", Tools(tmp_path / "nothing"))
+        await encode([(picture, 1.0)], tmp_path / "film.mp4", Tools(tmp_path / "nothing"))
     with pytest.raises(FilmError, match=r"ended with 1: .*PNG"):
-        encode([(picture, 1.0)], tmp_path / "film.mp4", Tools(Path(told("FLASH_TEST_FFMPEG"))))
+        await encode([(picture, 1.0)], tmp_path / "film.mp4", Tools(Path(told("FLASH_TEST_FFMPEG"))))
     assert not (tmp_path / "film.mp4").exists()
