@@ -20,7 +20,7 @@ from playwright.async_api import Error
 from scripts.video.camera import CameraError
 from scripts.video.cut import Picture, Take, cut
 from scripts.video.director import Director, reported
-from scripts.video.film import BYTES_MAX, FilmError, Tools, encode, probe
+from scripts.video.film import FilmError, Tools, encode
 from scripts.video.shop import Shop, alone, environment, made_home
 from scripts.video.source import SourceError
 from scripts.video.stage import StageError, chromium, draw
@@ -75,7 +75,6 @@ async def _make(options: argparse.Namespace) -> dict[str, Any]:
     board = load(BOARDS[options.quick])
     report = reported(board)
     scenes = in_film(board, has_report=report is not None)
-    tools = Tools(options.ffmpeg)
     folder = options.home
     home = await made_home(folder)
     pictures = folder / "pictures"
@@ -94,10 +93,7 @@ async def _make(options: argparse.Namespace) -> dict[str, Any]:
         shots = await draw(browser, _pictures(scenes, takes, director.facts), pictures)
     say(f"encoding {len(shots)} pictures")
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    await encode(shots, options.out, tools)
-    found = await probe(options.out, tools)
-    if found["bytes"] > BYTES_MAX:
-        raise FilmError(f"{options.out} has {found['bytes']:,} bytes; allowed: {BYTES_MAX:,}")
+    found = await encode(shots, options.out, Tools(options.ffmpeg))
     shutil.rmtree(pictures)
     shutil.rmtree(home)
     return {"film": str(options.out), "scenes": [scene.name for scene in scenes], **found}

@@ -31,31 +31,42 @@ class Tools:
         return self.ffmpeg.with_name("ffprobe")
 
 
-async def encode(shots: Sequence[tuple[Path, float]], out: Path, tools: Tools) -> None:
-    """Write ``out``, of pictures and how long each stands; whole or not at all. Raises ``FilmError``."""
+async def encode(shots: Sequence[tuple[Path, float]], out: Path, tools: Tools) -> dict[str, Any]:
+    """
+    Write ``out``, of pictures and how long each stands, and say what a player finds in it. Whole and small enough, or ``FilmError``, and
+    then whatever was there before still is.
+    """
     listed = out.with_suffix(".ffconcat")
+    unfinished = out.with_suffix(".unfinished.mp4")
     rows = ["ffconcat version 1.0"]
     for path, seconds in shots:
         quoted = str(path).replace("'", r"'\''")
         rows += [f"file '{quoted}'", f"duration {seconds:.3f}"]
     rows.append(rows[-2])  # or the last one's duration is not heeded
-    listed.write_text("\n".join(rows) + "\n", encoding="utf-8")
     whole = sum(seconds for _, seconds in shots)
-    unfinished = out.with_suffix(".unfinished.mp4")
-    await _run(
-        [
-            *(str(tools.ffmpeg), "-hide_banner", "-loglevel", "error", "-nostdin", "-y"),
-            *("-f", "concat", "-safe", "0", "-i", str(listed), "-t", f"{whole:.3f}"),
-            # Colours as players take them for granted at this size; without it reds of text come out brown.
-            *("-vf", f"fps={PICTURES_PER_S},scale={WIDTH}:{HEIGHT}:out_color_matrix=bt709:out_range=tv,format=yuv420p"),
-            *("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"),
-            *("-c:v", "libx264", "-profile:v", "high", "-preset", "fast", "-tune", "animation", "-crf", "23"),
-            *("-g", str(5 * PICTURES_PER_S), "-movflags", "+faststart", "-an", str(unfinished)),
-        ],
-        ENCODE_WITHIN_S,
-    )
-    unfinished.replace(out)
-    listed.unlink()
+    # Colours as players take them for granted at this size; without it reds of text come out brown.
+    filters = f"fps={PICTURES_PER_S},scale={WIDTH}:{HEIGHT}:out_color_matrix=bt709:out_range=tv,format=yuv420p"
+    try:
+        listed.write_text("\n".join(rows) + "\n", encoding="utf-8")
+        await _run(
+            [
+                *(str(tools.ffmpeg), "-hide_banner", "-loglevel", "error", "-nostdin", "-y"),
+                *("-f", "concat", "-safe", "0", "-i", str(listed), "-t", f"{whole:.3f}"),
+                *("-vf", filters),
+                *("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"),
+                *("-c:v", "libx264", "-profile:v", "high", "-preset", "fast", "-tune", "animation", "-crf", "23"),
+                *("-g", str(5 * PICTURES_PER_S), "-movflags", "+faststart", "-an", str(unfinished)),
+            ],
+            ENCODE_WITHIN_S,
+        )
+        found = await probe(unfinished, tools)
+        if found["bytes"] > BYTES_MAX:
+            raise FilmError(f"the film has {found['bytes']:,} bytes; allowed: {BYTES_MAX:,}")
+        unfinished.replace(out)
+    finally:
+        listed.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
+    return found
 
 
 async def probe(film: Path, tools: Tools) -> dict[str, Any]:
