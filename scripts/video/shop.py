@@ -17,13 +17,12 @@ from typing import Any
 
 import aiohttp
 
-from scripts.video.terminal import CommandError, end, quietly
+from scripts.video.terminal import COMMAND_WITHIN_S, CommandError, end, quietly
 
 ROOT = Path(__file__).resolve().parents[2]
 # Of the caller's settings: where the shop listens, what may be installed, and what the tests say. The rest is the film's.
 KEPT = ("FLASH_PORT", "FLASH_OPS_PORT", "FLASH_ADMIN_PORT", "FLASH_APT", "FLASH_TEST_")
 BACKENDS = ("asyncio_redis", "gevent_rabbit")
-COMMAND_WITHIN_S = 240.0
 READY_WITHIN_S = 240.0
 CROWD_WITHIN_S = 900.0
 POLL_S = 0.2

@@ -30,6 +30,7 @@ KEYS_AT_ONCE = 4
 ROWS = 60  # as a program sees it; the stage shows the last of them that fit
 READ_BYTES = 65_536
 TEXT_CHARS_MAX = 2_000_000
+COMMAND_WITHIN_S = 240.0
 STOP_WITHIN_S = 5.0
 
 
@@ -45,6 +46,7 @@ class Terminal:
     environment: Mapping[str, str]
     folder: Path
     keys_per_s: float = KEYS_PER_S
+    within_s: float = COMMAND_WITHIN_S  # of each command, once it is typed
     began: float = field(default_factory=time.monotonic)
     marks: list[float] = field(default_factory=list)  # when each command began
     _written: list[tuple[float, str]] = field(default_factory=list)
@@ -109,14 +111,19 @@ class Terminal:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         os.set_blocking(ours, False)
         try:
-            while piece := await _read(ours):
-                text = decoder.decode(piece)
-                said = (said + text)[-READ_BYTES:]
-                self._write(text)
-            return await child.wait(), said
+            # Its end is when nobody has the other side open, so a process that it left behind would be waited for as well.
+            async with asyncio.timeout(self.within_s):
+                while piece := await _read(ours):
+                    text = decoder.decode(piece)
+                    said = (said + text)[-READ_BYTES:]
+                    self._write(text)
+                code = await child.wait()
+        except TimeoutError:
+            raise CommandError(f"`{command}` did not end within {self.within_s:.0f} s:\n{said[-2000:]}") from None
         finally:
             os.close(ours)
             await end(child)
+        return code, said
 
 
 async def end(child: asyncio.subprocess.Process) -> None:

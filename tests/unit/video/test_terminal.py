@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,12 @@ async def test_what_a_command_writes_is_kept_with_its_moment(tmp_path: Path) -> 
 async def test_a_command_that_fails_ends_the_recording_with_its_words(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match=r"(?s)ended with 2.*port 8080 is taken. Fix: set FLASH_PORT"):
         await terminal(tmp_path).run("echo 'port 8080 is taken. Fix: set FLASH_PORT'; exit 2")
+
+
+async def test_a_command_that_does_not_end_is_ended(tmp_path: Path) -> None:
+    one = replace(terminal(tmp_path), within_s=0.05)
+    with pytest.raises(CommandError, match="did not end within"):
+        await one.run("sleep 600")
 
 
 async def test_a_command_that_nobody_sees_is_told_of_when_it_fails_and_bounded(tmp_path: Path) -> None:
