@@ -42,6 +42,12 @@ def test_a_sale_in_words() -> None:
     assert (found["a.oversold"], found["a.violations"], found["a.invariants"]) == ("0", "3", "16")
 
 
+def test_how_long_nobody_waited_is_no_fact() -> None:
+    found = facts.of_crowd("a", {**CROWD, "decided_ms": {}})
+    assert found["a.accepted_p50"] == "12 ms"
+    assert "a.decided_p50" not in found
+
+
 def test_answers_are_counted_between_two_looks() -> None:
     found = facts.of_load(20.0, stats(one=(100, 1), two=(50, 0)), stats(one=(300, 1), two=(151, 2)))
     assert (found["load.answers"], found["load.per_second"], found["load.errors"]) == ("303", "15", "2")
