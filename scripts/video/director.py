@@ -175,14 +175,13 @@ class Director:
         cameras.append(Camera(operations, stem.with_name(f"{stem.name}-operations"), began))
         filmed = Filmed(began, cameras, (SHOP_WIDTH, width)[-len(cameras) :], self._titles(shop))
         looks = scene.looks[:1] if _is_by_command(scene) else scene.looks
-        looking = asyncio.create_task(_look(operations, looks, seconds))
-        try:
-            for camera in cameras:
-                await camera.start()
-            yield filmed
-        finally:
-            looking.cancel()
-            await filmed.stop()
+        async with looking(operations, looks, seconds):
+            try:
+                for camera in cameras:
+                    await camera.start()
+                yield filmed
+            finally:
+                await filmed.stop()
 
     def _titles(self, shop: Page | None) -> Sequence[str]:
         operations = f"operations page · {self.shop.admin_url}/operations"
@@ -247,6 +246,19 @@ class Filmed:
 
 def _is_by_command(scene: Scene) -> bool:
     return len(scene.looks) == len(scene.commands) > 1
+
+
+@contextlib.asynccontextmanager
+async def looking(page: Page, looks: Sequence[str], seconds: float) -> AsyncIterator[None]:
+    """Look from part to part of a page meanwhile. Raises afterwards what came of a part that is not there: the film shows another."""
+    task = asyncio.create_task(_look(page, looks, seconds))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+    if not task.cancelled():
+        task.result()
 
 
 async def _look(page: Page, looks: Sequence[str], seconds: float) -> None:

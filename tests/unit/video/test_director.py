@@ -1,16 +1,20 @@
 """What is asked of a report before anything is recorded, and how a recording ends."""
 
+import asyncio
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from playwright.async_api import Error, Page
 
 from benchmarks.report import words
-from scripts.video.director import Director, reported
+from scripts.video.director import Director, looking, reported
 from scripts.video.shop import Shop
 from scripts.video.stage import StageError
 from scripts.video.storyboard import Scene, Shows, StoryboardError, When
 from scripts.video.terminal import CommandError
+from tests.patience import PATIENCE_SECONDS
 
 SCENES = (
     Scene("one", Shows.CARD, 9.0, "{{figure.latency.title}}", ("{{report.answer}}",), When.REPORT),
@@ -65,3 +69,34 @@ async def test_a_shop_that_cannot_be_stopped_is_told_of_unless_something_went_wr
     with pytest.raises(StageError, match="first"):
         async with director:
             raise StageError("first")
+
+
+class Paged:
+    """A page with one part."""
+
+    def __init__(self) -> None:
+        self.looked = asyncio.Event()
+
+    async def evaluate(self, _: str, part: str) -> Any:
+        self.looked.set()
+        if part != "#books":
+            raise Error(f"no {part}")
+
+
+@pytest.mark.parametrize("part", ["#books", "#renamed"])
+async def test_a_part_that_a_page_no_longer_has_fails_the_scene(part: str) -> None:
+    page = Paged()
+    shown = False
+
+    async def scene() -> None:
+        nonlocal shown
+        async with looking(cast("Page", page), [part], PATIENCE_SECONDS):
+            await page.looked.wait()
+            shown = True
+
+    if part == "#books":
+        await scene()
+    else:
+        with pytest.raises(Error, match="no #renamed"):
+            await scene()
+    assert shown
