@@ -176,8 +176,14 @@ class Shop:
 
     async def close(self) -> None:
         """Stop it, if it was started. Raises ``CommandError``: then it may still run, and its home must stay."""
-        if (self.home / "up").exists():
-            await self.flash("down")
+        if not (self.home / "up").exists():
+            return
+        down = asyncio.create_task(self.flash("down"))
+        try:
+            await asyncio.shield(down)
+        except asyncio.CancelledError:
+            await down  # whoever is told to stop only now would kill it, and leave the shop behind
+            raise
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """What the filmed engine is told of the caller's settings."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,25 @@ async def test_the_home_of_a_shop_that_may_run_goes_once_it_was_stopped(
     await made_home(tmp_path)
     assert not up.exists()
     assert asked == [("down",)] * 2
+
+
+async def test_whoever_is_told_to_stop_while_the_shop_is_being_stopped_sees_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, goes_on, stopped = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def flash(_: Shop, *_words: str) -> None:
+        begun.set()
+        await goes_on.wait()
+        stopped.set()
+
+    monkeypatch.setattr(Shop, "flash", flash)
+    (tmp_path / "up").mkdir()
+    closing = asyncio.create_task(Shop(tmp_path, {}).close())
+    await begun.wait()
+    closing.cancel()
+    await asyncio.sleep(0)  # it hears of that
+    goes_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert stopped.is_set()
