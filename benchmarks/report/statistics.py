@@ -164,7 +164,7 @@ def effect(
     pairs: Sequence[tuple[Value, Value]], same: Sequence[tuple[Value, Value]], scale: Scale, seed: int
 ) -> Effect | None:
     """B against A, a pair per block; `same` are pairs of one backend under two labels. None where no pair can be compared."""
-    usable = [(a, b) for a, b in pairs if not scale.is_ratio or (a.number > 0 and b.number > 0)]
+    usable = _usable(pairs, scale)
     if len(usable) < 2:  # one difference has no spread
         return None
     differences = np.asarray([scale.difference(a.number, b.number) for a, b in usable])
@@ -193,15 +193,23 @@ def compared(
     found = effect(pairs, same, scale, seed)
     if found is not None:
         return found
-    return f"one pair, and fewer than {PAIRS_MIN} decide nothing" if len(pairs) == 1 else "no valid pair to compare"
+    if not pairs:
+        return "no valid pair to compare"
+    if len(_usable(pairs, scale)) < len(pairs):
+        return "a zero has no ratio, and fewer than two pairs are without one"
+    return f"one pair, and fewer than {PAIRS_MIN} decide nothing"
 
 
 def noise_floor(same: Sequence[tuple[Value, Value]], scale: Scale) -> float | None:
     """The largest difference between one backend and itself; None where it was looked at too seldom."""
-    usable = [(a, b) for a, b in same if not scale.is_ratio or (a.number > 0 and b.number > 0)]
+    usable = _usable(same, scale)
     if len(usable) < FLOOR_PAIRS_MIN:
         return None
     return max(abs(scale.difference(a.number, b.number)) for a, b in usable)
+
+
+def _usable(pairs: Sequence[tuple[Value, Value]], scale: Scale) -> list[tuple[Value, Value]]:
+    return [(a, b) for a, b in pairs if not scale.is_ratio or (a.number > 0 and b.number > 0)]
 
 
 def _p_of_mean(mean: float, error: float, count: int) -> float:

@@ -130,7 +130,8 @@ def test_shares_are_compared_by_difference_because_none_is_no_ratio() -> None:
     assert judged(none, none, scale=SHARE).winner is Winner.TIE
     some = [(Value(0.0), Value(0.02 + step / 1000)) for step in range(6)]
     assert judged(some, none, scale=SHARE).winner is Winner.A
-    assert judged(none, scale=RATIO).reason == "no valid pair to compare"
+    for of in (none, [*none, *SLOWER[:1]], none[:1]):
+        assert judged(of, scale=RATIO).reason == "a zero has no ratio, and fewer than two pairs are without one"
 
 
 STEPS = statistics.ladder([400, 100, 200])
