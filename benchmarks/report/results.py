@@ -14,7 +14,7 @@ from benchmarks.comparison.contract import NOT_AUDITED, OUTCOMES, SOLD, SOLD_OUT
 from benchmarks.report import measures, statistics
 from benchmarks.report.measures import BY_KEY, CAPACITY, METRICS, QUANTILES, SERVING, Metric
 from benchmarks.report.reading import Case, Left, RunLeft, UnreadableError
-from benchmarks.report.statistics import Effect, Judged, Value, Winner
+from benchmarks.report.statistics import Effect, Judged, Value
 
 SCHEMA = 1
 FIRST, SECOND = "A", "B"
@@ -256,6 +256,7 @@ def _level(case: str, metric: Metric, label: str, known: Sequence[Value], seed: 
             "trials": len(known),
             **dict(zip(("median", "low", "high"), level, strict=True)),
             "is_bound": any(value.is_bound for value in known),
+            "is_below": any(value.is_below for value in known),
         }
 
 
@@ -294,13 +295,8 @@ def _verdict(case: str, metric: Metric, effect: Effect | str, answer: Judged) ->
     return row | effect_row(None if isinstance(effect, str) else effect)
 
 
-# Of whom some attempts were never decided, and what that makes of B to A: more of B is a larger ratio, more of A a smaller one.
-BOUND = {
-    frozenset[Winner](): "",
-    frozenset({Winner.B}): "≥",
-    frozenset({Winner.A}): "≤",
-    frozenset({Winner.A, Winner.B}): "≷",
-}
+# What is said of B to A: whether in truth it may be more, and whether less.
+BOUND = {(False, False): "", (True, False): "≥", (False, True): "≤", (True, True): "≷"}
 
 
 def effect_row(effect: Effect | None) -> dict[str, Any]:
@@ -318,7 +314,7 @@ def effect_row(effect: Effect | None) -> dict[str, Any]:
         "p": effect.p,
         "p_exact": effect.p_exact,
         "superiority": effect.superiority,
-        "bound": BOUND[effect.bounded],
+        "bound": BOUND[effect.may_be_more, effect.may_be_less],
     }
 
 
@@ -341,10 +337,11 @@ def _capacities(measured: Sequence[Measured], scenario: str) -> list[tuple[Value
 
 
 def _capacity(steps: Sequence[Measured]) -> Value:
-    # Who keeps up with the last step may bear more. Who keeps up with none is taken to bear the first, which is too much and in its favour.
+    # Who keeps up with the last step may bear more. Who keeps up with none bears less than the first, and is compared as if it bore that,
+    # which is in its favour.
     rates = [one.trial.offered_per_s for one in steps]
     kept = [one.trial.offered_per_s for one in steps if keeps_up(one)]
-    return Value(max(kept), is_bound=max(kept) == max(rates)) if kept else Value(min(rates))
+    return Value(max(kept), is_bound=max(kept) == max(rates)) if kept else Value(min(rates), is_below=True)
 
 
 def _capacity_noise(measured: Sequence[Measured]) -> list[tuple[Value, Value]]:

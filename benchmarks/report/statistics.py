@@ -33,6 +33,7 @@ RESAMPLES = 9_999
 INTERVALS = f"95 % intervals (of fewer than {PAIRS_MIN} trials: least and most)"  # of medians, wherever they are shown
 UNDECIDED = "some attempts were never decided, and the difference may lie among them"
 ALL_KEPT = "keeps up with all that was offered, and what it would bear beyond is not known"
+NONE_KEPT = "keeps up with not even the first step, and what it would bear below is not known"
 
 
 class Winner(StrEnum):
@@ -47,10 +48,14 @@ class Winner(StrEnum):
 
 @dataclass(frozen=True)
 class Value:
-    """One trial's figure. `is_bound`: the true one is this or more, because it lies among attempts that were never decided."""
+    """
+    One trial's figure. `is_bound`: the true one is this or more, because it lies among attempts that were never decided, or beyond the
+    last step of a series; `is_below`: it is less, because not even the first step was kept up with.
+    """
 
     number: float
     is_bound: bool = False
+    is_below: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,11 +104,27 @@ class Effect:
     floor: float | None  # what A differs from A by; None: not known
     superiority: float  # share of blocks in which B is larger, ties half
     bounded: frozenset[Winner] = frozenset()  # of whom some value is a lower bound
+    below: frozenset[Winner] = frozenset()  # of whom some value is an upper one
 
     @property
     def threshold(self) -> float:
         """What a difference must exceed to matter."""
         return max(self.scale.noticeable, self.floor or 0.0)
+
+    @property
+    def may_be_more(self) -> bool:
+        """B against A, in truth."""
+        return Winner.B in self.bounded or Winner.A in self.below
+
+    @property
+    def may_be_less(self) -> bool:
+        """The same."""
+        return Winner.A in self.bounded or Winner.B in self.below
+
+    @property
+    def unknown(self) -> str:
+        """What the bounds keep from us; empty where there are none."""
+        return NONE_KEPT if self.below else self.scale.bounded if self.bounded else ""
 
 
 @dataclass(frozen=True)
@@ -172,6 +193,7 @@ def effect(
     error = float(np.std(differences, ddof=1)) / math.sqrt(len(usable))
     reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(usable) - 1)) * error
     bounded = {Winner.A for a, _ in usable if a.is_bound} | {Winner.B for _, b in usable if b.is_bound}
+    below = {Winner.A for a, _ in usable if a.is_below} | {Winner.B for _, b in usable if b.is_below}
     return Effect(
         scale=scale,
         pairs=len(usable),
@@ -183,6 +205,7 @@ def effect(
         floor=noise_floor(same, scale),
         superiority=float(np.mean((differences > 0) + 0.5 * (differences == 0))),
         bounded=frozenset(bounded),
+        below=frozenset(below),
     )
 
 
@@ -267,26 +290,25 @@ def judge(effects: Sequence[tuple[Effect | str, bool]], wrong: Sequence[str] = (
 
 
 def _judge(found: Effect, p_holm: float | None, *, more_is_better: bool) -> Judged:
-    larger, smaller = (Winner.B, Winner.A) if found.estimate > 0 else (Winner.A, Winner.B)
-    better = larger if more_is_better else smaller
+    better = Winner.B if (found.estimate > 0) == more_is_better else Winner.A
     if p_holm is None:
         reason = f"{found.pairs} pairs, and fewer than {PAIRS_MIN} decide nothing"
     elif found.floor is None:
         reason = f"fewer than {FLOOR_PAIRS_MIN} pairs of the same backend: its noise is not known"
     elif _is_tie(found):
-        if not found.bounded:
+        if not found.unknown:
             return Judged(Winner.TIE, "the interval has no room for a difference that matters", p_holm)
-        reason = found.scale.bounded
+        reason = found.unknown
     elif found.scale.grain and not found.estimate:
-        reason = found.scale.bounded if found.bounded else "the same step, and what lies between two is not known"
+        reason = found.unknown or "the same step, and what lies between two is not known"
     elif abs(found.estimate) <= found.threshold:
         reason = "no more than noise, or than what matters, and the interval has room for more"
     elif p_holm >= SIGNIFICANCE:  # so is every row whose interval includes equality
         reason = "may be chance, once all rows are counted"
     elif found.p_exact >= SIGNIFICANCE:
         reason = "the blocks do not agree on the sign"
-    elif smaller in found.bounded:
-        reason = found.scale.bounded  # what is bounded from below may be larger than the other
+    elif found.may_be_less if found.estimate > 0 else found.may_be_more:
+        reason = found.unknown  # so it may be equality, or the other way round
     else:
         return Judged(better, "exceeds noise and what matters", p_holm)
     return Judged(Winner.INCONCLUSIVE, reason, p_holm)

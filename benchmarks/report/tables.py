@@ -10,6 +10,8 @@ from benchmarks.report.statistics import INTERVALS
 Table = dict[str, Any]
 Document = Mapping[str, Any]
 NOTHING = "-"
+# Of a level: whether it was a lower bound in some trial, and whether an upper one.
+BOUNDS = {(False, False): "", (True, False): "≥ ", (False, True): "< ", (True, True): "≷ "}
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -36,12 +38,12 @@ def level_of(document: Document, case: str, metric: str, label: str) -> Mapping[
 
 
 def level_text(document: Document, case: str, metric: str, label: str, *, interval: bool = True) -> str:
-    """41.3 (40.1 to 42.8), with ≥ where it is a bound."""
+    """41.3 (40.1 to 42.8), with its sign where it is a bound."""
     level = level_of(document, case, metric, label)
     if level is None:
         return NOTHING
     factor = BY_KEY[metric].factor
-    text = ("≥ " if level["is_bound"] else "") + number(level["median"] * factor)
+    text = BOUNDS[level["is_bound"], level["is_below"]] + number(level["median"] * factor)
     return f"{text} ({number(level['low'] * factor)} to {number(level['high'] * factor)})" if interval else text
 
 
@@ -144,8 +146,8 @@ def _verdicts(document: Document) -> Table:
     note = (
         f"Medians of trials with {INTERVALS}; B to A is the geometric mean of the blocks' ratios (mean difference, for shares) with its 95 % interval. Noise: the most that one backend differed by from itself, "
         "in this scenario, or in all of the run where it was beside itself in fewer than three valid pairs here; of a capacity, in p99. "
-        "p after Holm's correction over all rows of this table. ≥: attempts without a verdict reach into it; B to A is at least that if they are B's, ≤ at most if "
-        "they are A's, and ≷ anything if they are both's."
+        "p after Holm's correction over all rows of this table. ≥: attempts without a verdict reach into it, or the last step was kept up with; <: not even the first was. "
+        "B to A is then at least that (≥), at most (≤), or anything (≷)."
     )
     return _table("Verdicts", header, rows, note, (2, 3, 4, 5, 6))
 

@@ -101,10 +101,17 @@ def test_books_that_are_not_clean_disqualify_whatever_was_counted_and_void_trial
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "sign"), [(False, True, "≥ "), (True, False, "≤ "), (True, True, "≷ "), (False, False, "2")]
+    ("a", "b", "sign"),
+    [
+        *(("", "≥", "≥ "), ("≥", "", "≤ "), ("≥", "≥", "≷ "), ("", "", "2")),
+        *(("", "<", "≤ "), ("<", "", "≥ "), ("<", "<", "≷ "), ("<", "≥", "≥ "), ("≥", "<", "≤ ")),
+    ],
 )
-def test_a_ratio_is_bounded_on_the_side_of_whose_attempts_were_not_decided(*, a: bool, b: bool, sign: str) -> None:
-    found = statistics.effect([(Value(10.0, a), Value(20.0 + n, b)) for n in range(3)], [], RATIO, 1)
+def test_a_ratio_is_bounded_as_its_sides_are(a: str, b: str, sign: str) -> None:
+    def value(number: float, bound: str) -> Value:
+        return Value(number, is_bound=bound == "≥", is_below=bound == "<")
+
+    found = statistics.effect([(value(10.0, a), value(20.0 + n, b)) for n in range(3)], [], RATIO, 1)
     assert tables.effect_text(effect_row(found) | {"is_ratio": True}).startswith(sign)
 
 
@@ -185,6 +192,14 @@ def test_a_void_step_makes_no_capacity_smaller_and_none_kept_up_with_is_the_firs
     ]
     row = next(row for row in document(tmp_path, *steps)["verdicts"] if row["metric"] == "capacity")
     assert (row["pairs"], row["estimate"], row["bound"]) == (2, pytest.approx(600 / 900), "≤")
+
+
+def test_who_keeps_up_with_no_step_bears_less_than_the_first(tmp_path: Path) -> None:
+    servers = {"A": runs.constant(5), "B": runs.dropping(5, every=10)}
+    made = MadeUp("steps", servers, "rate=600", rate=600, blocks=2, noise_blocks=0)
+    found = document(tmp_path, made)
+    sides = [tables.level_text(found, "steps", "capacity", label, interval=False) for label in ("A", "B")]
+    assert sides == ["≥ 600", "< 600"]
 
 
 def test_a_straggler_is_not_the_rates_fault(tmp_path: Path) -> None:

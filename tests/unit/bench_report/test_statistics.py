@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.report import statistics
-from benchmarks.report.statistics import ALL_KEPT, RATIO, SHARE, Judged, Scale, Value, Winner
+from benchmarks.report.statistics import ALL_KEPT, NONE_KEPT, RATIO, SHARE, Judged, Scale, Value, Winner
 
 SEED = 1
 LESS, MORE = False, True
@@ -154,6 +154,21 @@ def test_what_is_known_by_steps_wins_by_a_step_and_is_never_equal() -> None:
     assert (most.winner, most.reason) == (Winner.INCONCLUSIVE, ALL_KEPT)
     mixed = [*kept(200, 200)[:5], (Value(200.0), Value(100.0))]  # a step in one block of six is no finding, and no tie
     assert judged(mixed, scale=STEPS, more_is_better=MORE).winner is Winner.INCONCLUSIVE
+
+
+def test_who_keeps_up_with_no_step_may_lose_and_is_not_on_the_first() -> None:
+    def none(other: float, *, first: bool) -> Judged:
+        none, some = Value(100.0, is_below=True), Value(other, is_bound=other == 400)
+        return judged([(none, some) if first else (some, none)] * 6, scale=STEPS, more_is_better=MORE)
+
+    for other in (200, 400):
+        assert (none(other, first=True).winner, none(other, first=False).winner) == (Winner.B, Winner.A)
+    assert [none(100, first=first).reason for first in (True, False)] == [NONE_KEPT] * 2
+    # who wins must not have been below the first step anywhere: it would be larger for what is not known
+    mixed = [(Value(100.0), Value(200.0))] * 5 + [(Value(100.0), Value(210.0, is_below=True))]
+    assert judged(mixed, scale=STEPS, more_is_better=MORE).reason == NONE_KEPT
+    narrow = statistics.ladder([100, 101])
+    assert judged([(Value(100.0, is_below=True), Value(100.0))] * 6, scale=narrow).winner is Winner.INCONCLUSIVE
 
 
 def test_a_step_less_than_noise_wins_nothing() -> None:
