@@ -16,6 +16,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # whose tables the launcher prints and checks
     "flashsale.settings": {"loadbalancer.config", "flashsale.crash"},
     "flashsale.crash": set(),
+    "flashsale.clone": set(),  # what git says
     "flashsale.amqp": set(),
     "flashsale.bound": set(),
     "flashsale.logs": set(),
@@ -120,7 +121,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "flashsale.payments.queues",
     },
     # proves what the others do, so it may share nothing with them but the contract
-    "flashsale.proof": {"flashsale.contract", "flashsale.settings"},
+    "flashsale.proof": {"flashsale.clone", "flashsale.contract", "flashsale.settings"},
     # as a process it logs and answers like every other
     "flashsale.proof.watch": {"flashsale.proof"},
     "flashsale.proof.__main__": {"flashsale.proof", "flashsale.settings", "flashsale.logs", "flashsale.ops"},
@@ -154,6 +155,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "flashsale.admin.users": {"flashsale.admin.passwords"},
     "flashsale.operate.broker": {"flashsale.operate", "flashsale.payments.queues", "flashsale.queued.topology"},
     "flashsale.stack": {
+        "flashsale.clone",
         "flashsale.contract",
         "flashsale.settings",
         "flashsale.identity",
@@ -272,6 +274,7 @@ FIGURES = {
 STANDARD_LIBRARY_ONLY = FIGURES | {
     "flashsale.contract",
     "flashsale.settings",
+    "flashsale.clone",
     "flashsale.crash",
     "flashsale.web",
     "loadbalancer.config",
@@ -287,7 +290,13 @@ STANDARD_LIBRARY_ONLY = FIGURES | {
     "loadbalancer.retry",
 }
 # Decides, and leaves doing to others.
-PURE = STANDARD_LIBRARY_ONLY - {"flashsale.contract", "flashsale.settings", "flashsale.crash", "flashsale.web"}
+PURE = STANDARD_LIBRARY_ONLY - {
+    "flashsale.clone",
+    "flashsale.contract",
+    "flashsale.settings",
+    "flashsale.crash",
+    "flashsale.web",
+}
 IMPURE_LIBRARIES = {"asyncio", "socket", "time", "random", "threading", "uvloop"}
 # Runs before anything is installed: other imports only inside functions.
 STANDARD_LIBRARY_AT_THE_TOP = {"flashsale.stack", "flashsale.operate", "flashsale.admin.users"}

@@ -32,6 +32,9 @@ def test_it_is_that_of_the_clone_and_never_of_one_that_it_lies_in(
     who: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit = clone(tmp_path / "clone")
+    # as in a hook of another project
+    monkeypatch.setenv("GIT_WORK_TREE", str(Path(__file__).parent))
+    monkeypatch.setenv("GIT_DIR", str(tmp_path))
     module = {"bench": bench, "certificate": certificate}[who]
     monkeypatch.setattr(module, "REPOSITORY", tmp_path / "clone")
     assert ASK[who]() == (commit or UNKNOWN[who])

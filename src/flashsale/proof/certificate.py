@@ -36,6 +36,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from flashsale.clone import ask_git
 from flashsale.proof.auditor import Report, audit, journals_of
 from flashsale.proof.evidence import EvidenceError
 from flashsale.proof.invariants import RULES
@@ -46,7 +47,6 @@ VERSION = 1
 CONTEXT = b"flash-sale certificate 1\n"  # what is signed begins with it, so that the key's signature under anything else is none
 FILE_BYTES_MAX = 16 * 1024 * 1024  # a sale of ten thousand SKUs has a few
 SOURCES = ("*.py", "*.sql", "*.lua")
-GIT_SECONDS = 10.0
 
 _SALE = """SELECT id, merchant_id AS merchant, name, state, to_jsonb(opens) #>> '{}' AS opens, to_jsonb(closes) #>> '{}' AS closes,
     currency, buyer_limit, hold_seconds, state = 'ENDED' OR closes <= now() AS is_over FROM sale WHERE id = $1"""
@@ -166,13 +166,10 @@ def code() -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str | None:
-    # --git-dir, because an unpacked archive has none, and a folder above it may be another project's clone
-    git = ("git", "-C", str(REPOSITORY), "--git-dir", str(REPOSITORY / ".git"))
     try:
-        done = subprocess.run([*git, *arguments], capture_output=True, text=True, timeout=GIT_SECONDS, check=True)
+        return os.fsdecode(ask_git(REPOSITORY, os.environ, *arguments)).strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
 
 
 # --- the signature

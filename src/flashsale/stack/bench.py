@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from flashsale.clone import ask_git
 from flashsale.settings import ADMIN, ASYNCIO_REDIS, GEVENT_RABBIT, MIXED, REPOSITORY, Settings
 from flashsale.stack.console import table
 from flashsale.stack.exits import Exit, StackError
@@ -425,15 +426,11 @@ def _circumstances(bench: Bench, parsed: argparse.Namespace) -> dict[str, Any]:
 def _commit() -> str:
     # "+changes" because a figure of an uncommitted tree cannot be repeated
     try:
-        # --git-dir, because an unpacked archive has none, and a folder above it may be another project's clone
-        git = ("git", "-C", str(REPOSITORY), "--git-dir", str(REPOSITORY / ".git"))
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
-        changes = subprocess.run(
-            [*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10, check=True
-        )
+        head = ask_git(REPOSITORY, os.environ, "rev-parse", "HEAD")
+        changes = ask_git(REPOSITORY, os.environ, "status", "--porcelain")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
+    return head.decode().strip() + ("+changes" if changes.strip() else "")
 
 
 def _cpu() -> str:

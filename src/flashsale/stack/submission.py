@@ -18,6 +18,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
+from flashsale.clone import ask_git
 from flashsale.settings import REPOSITORY
 from flashsale.stack.console import Say
 from flashsale.stack.documents import TO_COME, ChecklistError, Line, checklist, flash_words, refusal
@@ -30,7 +31,6 @@ NAME_BYTES_MAX = 100  # twice that and the rest of a file's name is less than th
 ARCHIVE_BYTES_MAX = 500 * 10**6  # asked for
 FIRST_DAY = (1980, 1, 1, 0, 0, 0)  # of the format: a file's time is no part of what is handed in
 UNIX = 3
-GIT_WITHIN_S = 60.0
 
 RESULTS = "reports/results.json"
 # What must be of the run that RESULTS is of. Contents are compared, since a clone gives every file the time of the clone.
@@ -128,17 +128,15 @@ def project(belong: Iterable[str]) -> dict[str, str]:
 
 def belonging(root: Path) -> list[str]:
     """The names of the project's files. Raises StackError if nobody can say what belongs to it."""
-    # Not a walk: what lies about beside the project, secrets perhaps, must not be handed in. A folder above may be another
-    # project's clone, so git is asked only where this one is, and told so: then it does not ask who owns it either.
+    # Not a walk: what lies about beside the project, secrets perhaps, must not be handed in.
     if (root / ".git").exists():
         try:
-            git = ("git", "-C", str(root), "--git-dir", str(root / ".git"), "-c", "core.fsmonitor=false")
-            done = subprocess.run([*git, "ls-files", "-z"], capture_output=True, timeout=GIT_WITHIN_S, check=False)
+            said = ask_git(root, os.environ, "ls-files", "-z")
+        except subprocess.CalledProcessError as error:
+            raise StackError(f"git ls-files: {error.stderr.decode(errors='replace').strip()}", Exit.MISSING) from error
         except (OSError, subprocess.TimeoutExpired) as error:
             raise StackError(f"git cannot be asked what belongs to the project: {error}", Exit.MISSING) from error
-        if done.returncode:
-            raise StackError(f"git ls-files: {done.stderr.decode(errors='replace').strip()}", Exit.MISSING)
-        return [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
+        return [os.fsdecode(name) for name in said.split(b"\0") if name]
     try:
         return [line.partition("  ")[2] for line in (root / SUMS).read_text(encoding="utf-8").splitlines()]
     except OSError:

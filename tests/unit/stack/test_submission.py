@@ -128,7 +128,7 @@ def test_what_does_not_hold_is_told_with_its_cure(root: Path, spoil: Spoil, wher
     assert fix in problem.fix
 
 
-def test_what_git_was_not_told_of_is_not_handed_in(root: Path) -> None:
+def test_what_git_was_not_told_of_is_not_handed_in(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / submission.SUMS).write_text("")  # which git comes before
     (root / "secret.key").write_text("mine")
     (root / ".git").mkdir()
@@ -139,6 +139,7 @@ def test_what_git_was_not_told_of_is_not_handed_in(root: Path) -> None:
     (root / ".git").rmdir()
     git(root, "init", "--quiet")
     git(root, "add", "README.md")
+    monkeypatch.setenv("GIT_INDEX_FILE", str(root / "of another project"))
     assert belonging(root) == ["README.md"]
 
 
