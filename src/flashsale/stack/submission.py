@@ -152,6 +152,14 @@ def belonging(root: Path) -> list[str]:
 
 def find_problems(root: Path, files: Mapping[str, str], parse: Callable[[list[str]], object]) -> list[Problem]:
     """Everything that does not hold, in the order in which a person would look."""
+    unfit = [
+        # what is not UTF-8 is no text here either, and neither the list nor a terminal could say it
+        Problem(ascii(name), "is a name that is not UTF-8, or holds what is not printed", "git mv it to another")
+        for name in files
+        if not name.isprintable()
+    ]
+    if unfit:
+        return unfit
     gone = [
         Problem(name, "belongs to the project and is not here", f"git restore {name}, or unpack again")
         for name, source in files.items()
@@ -200,7 +208,14 @@ def _problems_of(
 
 def _added(root: Path, name: str) -> str | None:
     # It was made, and git was not told.
-    return f"git add {name}" if next(root.glob(name), None) else None
+    try:
+        return f"git add {name}" if next(root.glob(name), None) else None
+    except (
+        NotImplementedError,
+        ValueError,
+        OSError,
+    ):  # of what is no name from the root: `/metrics`, or longer than names can be
+        return None
 
 
 def _holds(files: Mapping[str, str], name: str) -> bool:

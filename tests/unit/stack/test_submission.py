@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -106,6 +107,9 @@ def forget(name: str) -> Spoil:
         (list_(row("`src/`", "`X=1 ./flash fly`")), "submission-checklist.md:3", "invalid choice: 'fly'", "--help"),
         (list_(row("`src/`", "`./flash demo --stok 1`")), "submission-checklist.md:3", "arguments: --stok", "--help"),
         (list_(row("`src/`", "`./flash demo --kill 'x`")), "submission-checklist.md:3", "No closing quotation", "--help"),
+        (list_(row("`/metrics`", "`./flash up`")), "submission-checklist.md:3", "/metrics is not in", "restore it"),
+        (list_(row("`a**b`", "`./flash up`")), "submission-checklist.md:3", "a**b is not in", "restore it"),
+        (list_(row(f"`{'a' * 300}`", "`./flash up`")), "submission-checklist.md:3", "a is not in", "restore it"),
         (list_("| a | b |\n"), "submission-checklist.md", "line 1 has 2 cells instead of 4", "a row is"),
         (list_("nothing"), "submission-checklist.md", "it has no lines", "a row is"),
         (lambda root: (root / "README.md").unlink(), "README.md", "is not here", "git restore README.md"),
@@ -141,6 +145,13 @@ def test_what_git_was_not_told_of_is_not_handed_in(root: Path, monkeypatch: pyte
     git(root, "add", "README.md")
     monkeypatch.setenv("GIT_INDEX_FILE", str(root / "of another project"))
     assert belonging(root) == ["README.md"]
+
+
+@pytest.mark.parametrize("name", [b"docs/caf\xe9.md", b"a\nb.md"])
+def test_a_file_whose_name_nobody_can_write_down_is_a_problem(root: Path, name: bytes) -> None:
+    (problem,) = find_problems(root, project([*belonging(root), os.fsdecode(name)]), parse)
+    assert problem.where == ascii(os.fsdecode(name))
+    assert problem.fix.startswith("git mv")
 
 
 def test_a_copy_goes_with_its_original() -> None:
