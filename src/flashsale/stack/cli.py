@@ -559,7 +559,7 @@ COMMANDS = (
         "Holds every line of submission-checklist.md against the tree: the files it names are there and tracked, its command is one.\n"
         "The report, its pages and its summaries must be of the run that reports/results.json is of. If all of it holds, writes\n"
         "LASTNAME_FIRSTNAME_backend_project.zip: the whole project, and copies under the names that the assignment gives them, each\n"
-        "with a note on where the original is. Unpacked elsewhere it is the project again: ./flash test passes there, without git.\n\n"
+        "with a note on where the original is. Unpacked elsewhere it is the project again, and makes the same archive, without git.\n\n"
         "Equal trees give equal bytes. Nothing is run, and nothing is written if a line does not hold: then it ends with 1 and says\n"
         "of each what makes it. 3 where neither git nor SHA256SUMS says what belongs to the project.\n\n"
         'examples:\n  ./flash submission Lovelace Ada\n  ./flash submission "O\'Neil-Smith" Zoë --out /tmp --json',
