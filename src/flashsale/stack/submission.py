@@ -25,7 +25,7 @@ from flashsale.stack.documents import TO_COME, ChecklistError, Line, checklist, 
 from flashsale.stack.exits import Exit, StackError
 
 CHECKLIST = "submission-checklist.md"
-SUMS = "SHA256SUMS"  # in an archive: what it holds, for `sha256sum -c`, and for `submission` where it was unpacked
+SUMS = "SHA256SUMS"  # in an archive: what it holds, for `sha256sum -c`; and where it was unpacked, by its names alone, for `submission`
 NAME = re.compile(r"[^\W\d_]+(?:[-'\u2019][^\W\d_]+)*")
 NAME_BYTES_MAX = 100  # twice that and the rest of a file's name is less than the 255 that file systems take
 ARCHIVE_BYTES_MAX = 500 * 10**6  # asked for
