@@ -76,7 +76,7 @@ async def _make(options: argparse.Namespace) -> dict[str, Any]:
     report = reported(board)
     scenes = in_film(board, has_report=report is not None)
     folder = options.home
-    home = await made_home(folder)
+    home = await made_home(folder, os.environ)
     pictures = folder / "pictures"
     shutil.rmtree(pictures, ignore_errors=True)
     pictures.mkdir()

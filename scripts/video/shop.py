@@ -201,12 +201,12 @@ def alone(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-async def made_home(folder: Path) -> Path:
+async def made_home(folder: Path, environ: Mapping[str, str]) -> Path:
     """A home for the shop with nothing in it but the Python environment that runs us. Raises ``CommandError``."""
     home = folder / "home"
     if home.exists():
         # Of a film that was killed: the shop may run, and its data are not to be pulled from under it.
-        await Shop(home, environment(os.environ, home)).close()
+        await Shop(home, environment(environ, home)).close()
         shutil.rmtree(home)
     home.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True)
     (home / "venv").symlink_to(sys.prefix)

@@ -27,11 +27,11 @@ def test_a_film_is_the_same_whatever_somebody_has_set_but_for_its_ports() -> Non
 
 
 async def test_a_home_is_new_and_the_environment_outlives_it(tmp_path: Path) -> None:
-    home = await made_home(tmp_path)
+    home = await made_home(tmp_path, {})
     (home / "data").mkdir()
     python = (home / "venv" / "bin").resolve()
     assert python.exists()
-    assert not (await made_home(tmp_path) / "data").exists()
+    assert not (await made_home(tmp_path, {}) / "data").exists()
     assert python.exists()
 
 
@@ -47,13 +47,13 @@ async def test_the_home_of_a_shop_that_may_run_goes_once_it_was_stopped(
             raise CommandError("it goes on")
 
     monkeypatch.setattr(Shop, "flash", flash)
-    up = await made_home(tmp_path) / "up"
+    up = await made_home(tmp_path, {}) / "up"
     up.mkdir()
     with pytest.raises(CommandError, match="it goes on"):
-        await made_home(tmp_path)
+        await made_home(tmp_path, {})
     assert up.exists()
     stops = True
-    await made_home(tmp_path)
+    await made_home(tmp_path, {})
     assert not up.exists()
     assert asked == [("down",)] * 2
 
