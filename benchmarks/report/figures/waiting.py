@@ -68,7 +68,7 @@ def _left_over(axes: Axes, waits: Waits, **look: object) -> None:
     ranks = np.minimum(waits.count - np.floor(beyond), waits.count - TAIL_MIN).astype(int)
     is_known = (ranks >= 1) & (ranks <= len(waits.times))
     at = ranks[is_known]
-    axes.plot(waits.times[at - 1], (waits.count - at) * 100 / waits.count, **look)  # type: ignore[arg-type]
+    axes.plot(waits.times[at - 1], (waits.count - at) * 100 / waits.count, **look)  # type: ignore[arg-type] # looks of a line, of several types
 
 
 def parts(book: Book) -> Iterator[Drawing]:

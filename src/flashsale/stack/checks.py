@@ -26,8 +26,8 @@ STOP_WITHIN_S = 10.0
 CERTIFICATE, REPAIR = "flashsale.proof.certificate", "flashsale.proof.repair"
 CERTIFICATE_KEY = "certificate_key.pem"  # in FLASH_HOME; what it signed is worth what its keeping was
 SERVICES = ("postgres", "redis", "rabbitmq")
-# pytest's workers in a whole run. More than half of the tests' time is waiting, so there are more of them than cores of a small
-# machine, and a fixed number, so that a run is the same everywhere.
+# pytest's workers in a whole run. Tests wait for processes, and processes for each other, so there are more of them than cores of a
+# small machine, whose cores four keep busy; and a fixed number, so that a run is the same everywhere.
 WORKERS = 4
 
 
