@@ -307,6 +307,7 @@ async def test_who_gives_an_attempt_up_waits_for_whoever_decides_it(shop: TwinSh
     waits = asyncio.create_task(until_somebody_waits(shop.owner, "void_attempts"))
     await asyncio.wait({giving_up, waits}, return_when=asyncio.FIRST_COMPLETED)
     waits.cancel()
+    await asyncio.gather(waits, return_exceptions=True)  # it asks by the connection that rolls back
     await transaction.rollback()
     assert [decision.verdict for decision in await deciding] == [HELD]
     assert await giving_up == {attempt.rid: "held"}
