@@ -83,8 +83,9 @@ async def patient(database: Database, size: int, seconds: float = PATIENCE_SECON
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(client, "CONNECT_SECONDS", PATIENCE_SECONDS)
-        patch.setitem(client._SETTINGS, "lock_timeout", f"{seconds:.0f}s")
-        patch.setitem(client._SETTINGS, "statement_timeout", f"{seconds:.0f}s")
+        # a dictionary of its own: the pool keeps it, for whichever connection it opens later
+        within = f"{seconds:.0f}s"
+        patch.setattr(client, "_SETTINGS", {**client._SETTINGS, "lock_timeout": within, "statement_timeout": within})
         return await Authority.connect(database.app_url, size, call_s=seconds)
 
 
