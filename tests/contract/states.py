@@ -17,12 +17,12 @@ from typing import Any, NamedTuple, Self
 
 import asyncpg
 
-from flashsale.authority.client import Attempt, Authority, AuthorityUnavailable, BadBatch, Told
+from flashsale.authority.client import Attempt, Authority, BadBatch, Told
 from flashsale.contract import model
 from flashsale.contract.lifecycle import Event, State, move
 from flashsale.contract.verdict import Verdict
 from flashsale.contract.wire import Cart, Line, purchase_id
-from tests.databases import Database, execute
+from tests.databases import Database, execute, patient
 
 Identity = tuple[str, str]
 NOW = 0.0  # the model's clock stands still; what lapses is made to lapse by its deadline
@@ -32,10 +32,7 @@ AT_ONCE, SOON, NEVER = timedelta(0), timedelta(seconds=30), timedelta(hours=1)
 ALWAYS = timedelta(days=1)  # is how long messages have come through to a worker
 EARLY, LATE = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 LANES = 4
-CALL_SECONDS = 30.0
 BATCH_MAX = 256
-MADE_MAX = 5
-TOO_SLOW = "timeout"  # of a lock or of a statement, in PostgreSQL's words
 
 TABLES = (
     *(
@@ -390,7 +387,7 @@ class World:
         name = database.owner_url.rpartition("/")[2]
         await execute(database.owner_url, f"ALTER DATABASE {name} SET synchronous_commit = off")
         owner = await asyncpg.connect(database.owner_url)
-        return cls(database, owner, [await connected(database.app_url, 1) for _ in range(LANES)])
+        return cls(database, owner, [await patient(database, 1) for _ in range(LANES)])
 
     async def close(self) -> None:
         for lane in self.lanes:
@@ -415,7 +412,7 @@ class World:
         self.turn += 1
         lanes = [self.lanes[(self.turn + n) % LANES] for n in range(len(calls))]
         heard = await asyncio.gather(
-            *(_made(call, lane) for call, lane in zip(calls, lanes, strict=True)), return_exceptions=True
+            *(call.real(lane) for call, lane in zip(calls, lanes, strict=True)), return_exceptions=True
         )
         for answer in heard:  # once all are done: none may run on into the next step
             if isinstance(answer, BaseException):
@@ -471,27 +468,6 @@ class World:
         await self.owner.execute(
             "UPDATE flash.payment SET sent_at = now() - interval '1 minute' WHERE sent_at IS NOT NULL"
         )
-
-
-async def connected(url: str, size: int) -> Authority:
-    """Calls may take long, and so may connecting: a busy machine is not what is tested."""
-    for _ in range(MADE_MAX):
-        try:
-            return await Authority.connect(url, size, CALL_SECONDS)
-        except AuthorityUnavailable as error:
-            refused = error
-    raise refused
-
-
-async def _made(call: Call, lane: Authority) -> Any:
-    # On a busy machine a call may wait too long. It is refused whole then, and made again; a deadlock fails the test.
-    for _ in range(MADE_MAX):
-        try:
-            return await call.real(lane)
-        except AuthorityUnavailable as error:
-            if TOO_SLOW not in str(error):
-                raise
-    raise AssertionError(f"{call.name} was refused {MADE_MAX} times")
 
 
 def _outcomes(shop: IdealShop, open_calls: list[tuple[Call, Any]]) -> Iterator[IdealShop]:
