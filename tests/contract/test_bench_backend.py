@@ -36,11 +36,7 @@ from tests.queues import drop_queues
 from tests.servers import JWT_SECRET
 from tests.stages import Stage, staged
 
-pytestmark = [
-    pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.slow,
-    pytest.mark.timeout(900),
-]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 
 PEER = Contestant(PLAIN, (OURS.command[0], "-m", "benchmarks.peers.aiohttp_plain"))  # needs nothing to be installed
 

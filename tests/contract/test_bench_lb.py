@@ -13,7 +13,7 @@ from benchmarks.lb.field import Field
 from benchmarks.lb.peers import aiohttp_proxy
 from flashsale.settings import REPOSITORY
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.slow
 
 PEER = Contestant("aiohttp", lambda given: aiohttp_proxy(given, is_tuned=True))  # needs nothing to be installed
 

@@ -16,7 +16,7 @@ from tests.queues import drop_queues
 from tests.servers import JWT_SECRET
 from tests.stages import staged
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.slow
 
 
 @pytest_asyncio.fixture

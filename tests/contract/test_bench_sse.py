@@ -19,11 +19,7 @@ from tests.queues import drop_queues
 from tests.servers import JWT_SECRET
 from tests.stages import staged
 
-pytestmark = [
-    pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.slow,
-    pytest.mark.timeout(900),
-]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 
 VIEWERS = 60
 KEPT_BY_AIOHTTP_KIB = 13.0
