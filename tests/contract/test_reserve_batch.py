@@ -19,7 +19,7 @@ from flashsale.contract.lifecycle import TRANSITIONS, State
 from flashsale.contract.verdict import DECIDED, Verdict
 from flashsale.contract.wire import Cart, Line, purchase_id
 from tests.contract.shops import TwinShop
-from tests.databases import Database, drop_database, make_database
+from tests.databases import Database, drop_database, make_database, patient
 from tests.patience import PATIENCE_SECONDS
 from tests.proxy import proxied
 
@@ -478,9 +478,8 @@ async def test_a_batch_whose_answer_is_swallowed_is_run_again_in_time(database: 
         cart = Cart((Line(f"{shop.prefix}-a", 1),))
         attempt = client.Attempt(uuid.uuid4(), purchase_id("ana", "k"), "ana", "k", cart)
         # the driver prepares a statement once per connection, and only then sends it without waiting
-        await deciding.reserve_batch(
-            [attempt._replace(rid=uuid.uuid4(), purchase=purchase_id("ben", "k"), buyer="ben")]
-        )
+        first = attempt._replace(rid=uuid.uuid4(), purchase=purchase_id("ben", "k"), buyer="ben")
+        await persist(lambda: deciding.reserve_batch([first]))
         proxy.swallows_replies = True
         decided = asyncio.create_task(decide(deciding, [attempt], PATIENCE_SECONDS))
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -596,7 +595,7 @@ steps = st.one_of(
 def test_random_histories_equal_the_model(template: str) -> None:
     loop = asyncio.new_event_loop()
     database = loop.run_until_complete(make_database(template))
-    authority = loop.run_until_complete(client.Authority.connect(database.app_url, 1))
+    authority = loop.run_until_complete(patient(database, 1))
     owner = loop.run_until_complete(asyncpg.connect(database.owner_url))
 
     @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
