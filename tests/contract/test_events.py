@@ -107,6 +107,7 @@ class Scene:
         await authority.resume_payments(9, AT_ONCE)
         await self.relay()
         await self.lapse(late)
+        await owner.execute("UPDATE payment SET sent_at = asked_at WHERE purchase_id = $1", late)  # or it may be late
         await authority.expire_payments(9, NEVER, ALWAYS)
         await self.relay()
         await authority.expire_payments(9, AT_ONCE, ALWAYS)

@@ -95,8 +95,15 @@ class PayingShop(TwinShop):
         await self.authority.mark_sent([event.id for event in events])
         return [event.topic for event in events]
 
-    async def ask_voids(self) -> None:
+    async def relay_in_time(self) -> None:
+        """The same, and in time whatever this machine is busy with: a try that was sent late is not voided yet."""
         await self.relay()
+        await self.owner.execute(
+            "UPDATE flash.payment SET sent_at = asked_at WHERE sent_at IS NOT NULL AND void_at IS NULL"
+        )
+
+    async def ask_voids(self) -> None:
+        await self.relay_in_time()
         self.model.ask_voids(NOW)
         await self.authority.expire_payments(256, NEVER, LONG)
         await self.compare()
