@@ -688,7 +688,7 @@ async def test_refused_payments_at_the_head_delay_nothing_behind_them(
     await shop.relay()
     await shop.owner.execute(
         """INSERT INTO flash.outbox (topic, subject, version, at)
-           SELECT 'payment.told', gen_random_uuid()::text, 1, now() FROM generate_series(1, $1)""",
+           SELECT 'payment.told', gen_random_uuid()::text, 1, now() - interval '1 minute' FROM generate_series(1, $1)""",
         2 * EVENTS_PER_ROUND_MAX,
     )
     await shop.cancel("ana", "k")
@@ -717,9 +717,10 @@ async def test_refused_payments_at_the_head_delay_nothing_behind_them(
 
 async def test_what_is_refused_waits_as_long_as_it_has_waited_within_bounds(shop: PayingShop) -> None:
     await shop.relay()
-    for ago, least, most in ((0, 0.9, 1), (4, 4, 6), (600, 9.9, 10)):
+    for ago, least in ((0, 0.9), (4, 4), (600, 9.9)):
         await shop.pay("ana", "k", f"pay{ago}")
         await shop.settle("ana", "k", len(shop.model.purchases[shop._own("ana"), "k"].payments), "declined")
+        began = await shop.owner.fetchval("SELECT clock_timestamp()")
         await shop.owner.execute(
             "UPDATE flash.outbox SET at = clock_timestamp() - make_interval(secs => $1) WHERE sent_at IS NULL", ago
         )
@@ -727,6 +728,7 @@ async def test_what_is_refused_waits_as_long_as_it_has_waited_within_bounds(shop
         before = await shop.owner.fetchval("SELECT clock_timestamp()")
         await shop.authority.mark_sent([], [], ids)
         after = await shop.owner.fetchval("SELECT clock_timestamp()")
+        most = min(max(ago + (after - began).total_seconds(), 1), 10)
         for until in await shop.owner.fetch("SELECT leased_until FROM flash.outbox WHERE id = ANY ($1)", ids):
             assert (until[0] - after).total_seconds() <= most
             assert (until[0] - before).total_seconds() >= least
