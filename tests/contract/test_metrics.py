@@ -16,7 +16,6 @@ from tests.servers import Process
 from tests.stages import Stage, staged
 
 BUYERS = 5
-WITHIN_SECONDS = 60.0
 COUNTERS = {"attempts", "gate_answers", "refused_at_once", "stream_frames", "stream_conflated", "stream_evicted"}
 GAUGES = {"in_flight", "in_flight_limit", "gate_up", "authority_up", "stream_viewers", "stream_age_seconds"}
 LIFE = {"process_cpu_seconds", "process_resident_memory_bytes", "process_start_time_seconds", "flash_process_info"}
@@ -51,8 +50,13 @@ def total(samples: Samples, name: str) -> float:
     return sum(value for (found, _), value in samples.items() if found == name)
 
 
+def standing(samples: Samples) -> tuple[float, ...]:
+    """What a slow machine may change for a moment."""
+    return tuple(samples[name, ""] for name in ("gate_up", "authority_up", "in_flight"))
+
+
 async def test_every_series_is_there_and_adds_up(template: str, redis_url: str) -> None:
-    async with staged(template, redis_url) as stage, asyncio.timeout(WITHIN_SECONDS):
+    async with staged(template, redis_url) as stage, asyncio.timeout(PATIENCE_SECONDS):
         shop = HttpDriver(stage.authority, stage.owner, stage.session, stage.urls)
         await shop.open("s", {"a": BUYERS + 1}, 2)
         await stage.gate_opens(shop.own("s"))
@@ -62,23 +66,25 @@ async def test_every_series_is_there_and_adds_up(template: str, redis_url: str) 
         assert heard == ["held"] * BUYERS + ["sold_out"]
 
         types, samples = await scrape(stage)
-        while not samples["loop_lag_seconds_count", ""]:
+        while not samples["loop_lag_seconds_count", ""] or standing(samples) != (1, 1, 0):
             await asyncio.sleep(0.05)
             types, samples = await scrape(stage)
     expected = dict.fromkeys(COUNTERS, "counter") | dict.fromkeys(GAUGES, "gauge")
     assert types == expected | dict.fromkeys(HISTOGRAMS, "histogram")
     assert all(value >= 0 for value in samples.values())
-    assert samples["attempts_total", "held"] == BUYERS
+    later = samples["attempts_total", "try_later"]  # promised nothing, and some of them may have been held all the same
+    assert BUYERS - later <= samples["attempts_total", "held"] <= BUYERS
     assert total(samples, "attempts_total") == samples["attempt_seconds_count", ""]
     # whoever was not held was asked again by the driver, so there may be more of them than wishes
     assert total(samples, "gate_answers_total") == samples["gate_seconds_count", ""] >= len(heard)
     assert samples["batch_attempts_count", ""] == samples["commit_seconds_count", ""] > 0
     assert samples["batch_attempts_sum", ""] >= BUYERS
     for name in ("gate_seconds_sum", "commit_seconds_sum"):
-        assert 0 < samples[name, ""] < WITHIN_SECONDS, name
-    assert samples["gate_seconds_sum", ""] + samples["commit_seconds_sum", ""] <= samples["attempt_seconds_sum", ""]
+        assert 0 < samples[name, ""] < PATIENCE_SECONDS, name
+    spent = samples["gate_seconds_sum", ""] + samples["commit_seconds_sum", ""]
+    assert spent <= samples["attempt_seconds_sum", ""] or later, "a commit may outlast the answer"
     assert samples["in_flight_limit", ""] > 0
-    assert (samples["gate_up", ""], samples["authority_up", ""], samples["in_flight", ""]) == (1, 1, 0)
+    assert standing(samples) == (1, 1, 0)
 
 
 async def sampled(stage: Stage, process: Process) -> Mapping[str, float]:
@@ -107,7 +113,8 @@ async def test_a_front_tells_of_the_queue_and_how_soon_the_broker_confirms(templ
                 assert len(depths) == topology.SHARDS
                 # whoever was told 503 because the broker was slow was queued all the same, and once more
                 published = told["confirms_total confirmed"] + told["confirms_total late"]
-                if sum(depths.values()) == published and all(depths[name] >= least for name, least in wanted.items()):
+                is_there = all(depths[name] >= least for name, least in wanted.items())
+                if is_there and sum(depths.values()) == published and not told["unconfirmed"]:
                     break
                 await asyncio.sleep(0.1)
     assert told["attempts_total queued"] == told["confirms_total confirmed"] == told["confirm_seconds_count"] == BUYERS
@@ -125,10 +132,13 @@ async def test_a_worker_tells_of_its_batches_and_of_the_oldest_in_hand(template:
             # told before it is acknowledged, and counted after
             while (told := await sampled(stage, stage.workers[0]))["checkout_oldest_age_seconds"]:
                 await asyncio.sleep(0.1)
-    assert told["checkout_batch_attempts_sum"] == told["checkout_decided_total held"] == BUYERS
-    assert 1 <= told["checkout_batch_attempts_count"] <= BUYERS
+    assert told["checkout_decided_total held"] == BUYERS
+    # whoever was told 202 or 503 because the machine was slow came again, and is decided once more
+    tries = sum(value for name, value in told.items() if name.startswith("checkout_decided_total "))
+    assert told["checkout_batch_attempts_sum"] == tries >= BUYERS
+    assert 1 <= told["checkout_batch_attempts_count"] <= tries
     assert told["checkout_batch_seconds_sum"] > 0
-    assert told["checkout_decided_seconds_count"] == BUYERS
+    assert told["checkout_decided_seconds_count"] == tries
     assert told["checkout_decided_seconds_sum"] > 0
     assert stage.workers[0].child is not None
     assert told[f"flash_process_info {stage.workers[0].child.pid}"] == 1
