@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from flashsale.contract import wire
 from tests.patience import PATIENCE_SECONDS
@@ -32,6 +33,7 @@ def patient_session(*, force_close: bool = False) -> aiohttp.ClientSession:
 class _TryLater:
     def __init__(self) -> None:
         self._answered: set[tuple[str | None, str | None]] = set()  # whose key has bought
+        self._receipts: set[str] = set()  # of wishes that were queued once more
 
     async def __call__(self, request: ClientRequest, send: ClientHandlerType) -> ClientResponse:
         buyer = request.headers.get(wire.BUYER_HEADER) or request.headers.get("Authorization")
@@ -44,9 +46,16 @@ class _TryLater:
             await answer.read()  # or its connection is not free again
             await asyncio.sleep(PAUSE_SECONDS)
             answer, tries = await send(request), tries + 1
-        if is_new and tries > 1 and answer.status == 200:
-            # 503 promises nothing, and may yet come true: what is shown is what this very wish has bought.
-            answer.status = 201
+        if is_new and tries > 1:
+            # 503 promises nothing, and may yet come true: what is shown is what this very wish has bought, now or later.
+            if answer.status == 200:
+                answer.status = 201
+            elif answer.status == 202:
+                self._receipts.add((await answer.json(content_type=None))["receipt"])
+        if request.headers.get(wire.RECEIPT_HEADER) in self._receipts:
+            first = CIMultiDict(answer.headers)
+            first.popall(wire.REPLAYED_HEADER, None)
+            answer._headers = CIMultiDictProxy(first)
         if is_wish and answer.ok:
             self._answered.add(wish)
         return answer
