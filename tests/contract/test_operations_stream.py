@@ -243,9 +243,13 @@ async def test_a_part_that_is_away_says_why_and_comes_back(room: Room) -> None:
     async with room.looking(room.vera) as look:
         await look.frame(lambda made: _process(made, "payments")["away"] is None)
         room.target.text = "process_cpu_seconds_total none\n"
-        made = await look.frame(lambda made: _process(made, "payments")["away"])
-        assert _process(made, "payments")["away"].startswith("its metrics cannot be read: ")
-        assert _process(made, "upkeep")["away"] is None
+
+        def is_alone(made: Frame) -> bool:
+            """Whoever is late on a slow machine is away for another reason."""
+            says = _process(made, "payments")["away"] or ""
+            return says.startswith("its metrics cannot be read: ") and _process(made, "upkeep")["away"] is None
+
+        await look.frame(is_alone)
         room.target.text = before
         made = await look.frame(lambda made: _process(made, "payments")["away"] is None)
         kinds = [event["kind"] for event in made["events"] if event["subject"] == "payments-0"]
@@ -306,8 +310,9 @@ async def test_a_server_is_drained_once_per_key_and_it_is_on_record_and_in_the_f
         for _ in range(2):
             answer = done(await room.olga.do("balancer.drain", key, "a new disk", server="asyncio_redis-0"))
         assert answer["operation"]["action"] == "balancer.drain"
-        made = await look.frame(lambda made: _server(made).get("state") == "drained")
-        assert _server(made)["word"] == "finishes what it has, drained by hand"
+        # for a moment one of the two workers is ahead, and the word says so
+        drained = ("drained", "finishes what it has, drained by hand")
+        await look.frame(lambda made: (_server(made).get("state"), _server(made).get("word")) == drained)
 
         def told(made: Frame) -> list[Any]:
             return [each for each in made["events"] if each["kind"] == "deed" and each["text"].endswith("(a new disk)")]
