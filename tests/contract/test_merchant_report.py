@@ -18,6 +18,7 @@ from flashsale.operate.context import Context, OperationError
 from tests.contract.test_events import BUYER, PRICE, Scene
 from tests.contract.test_reserve_batch import until_somebody_waits
 from tests.databases import Database
+from tests.patience import PATIENCE_MS
 
 MINUTE = "date_trunc('minute', now()) - interval '10 minutes'"
 
@@ -188,6 +189,7 @@ async def test_every_table_is_of_the_same_moment(
     wait = "SELECT pg_advisory_xact_lock(7)::text, $1::text"
     funnel = merchant._TABLES["funnel"]
     monkeypatch.setattr(merchant, "_TABLES", {"funnel": funnel, "wait": wait, "again": funnel})
+    monkeypatch.setattr("flashsale.operate.database.LOCK_MS", PATIENCE_MS)  # who buys may take long
     await scene.owner.execute("UPDATE sale SET state = 'OPEN'; UPDATE stock SET state = 'OPEN'")
     await scene.owner.execute("SELECT pg_advisory_lock(7)")
     other = await asyncpg.connect(database.owner_url)

@@ -21,6 +21,7 @@ from flashsale.proof.stores import read_books, reading
 from tests.contract.test_events import BUYER, Scene
 from tests.contract.test_reserve_batch import until_somebody_waits
 from tests.databases import Database
+from tests.patience import PATIENCE_MS, PATIENCE_SECONDS
 
 CONTINUOUS = [rule for rule in RULES if not rule.at_rest]  # events may still wait to be told
 
@@ -48,7 +49,8 @@ async def scene(authority: Authority, owner: asyncpg.Connection) -> Scene:
 
 
 @pytest.fixture
-def context(database: Database) -> Context:
+def context(database: Database, monkeypatch: pytest.MonkeyPatch) -> Context:
+    monkeypatch.setattr("flashsale.operate.database.LOCK_MS", PATIENCE_MS)  # what a test holds it may hold long
     return Context(database.operator_url, database.auditor_url, redis="", rabbitmq="", gateways={}, json=True)
 
 
@@ -303,7 +305,7 @@ async def test_what_they_buy_after_the_last_look_keeps_its_name(
 
 async def until_waiting_for(owner: asyncpg.Connection, holder: asyncpg.Connection) -> None:
     """Return once somebody waits for ``holder``."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not await owner.fetchval(
             "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid)))",
             holder.get_server_pid(),
