@@ -81,12 +81,22 @@ async def patient(database: Database, size: int, seconds: float = PATIENCE_SECON
     """The authority's client as the servers use it, but one that waits as long as a test does: for an answer on a machine
     under load, and for a lock, so that PostgreSQL can tell a deadlock (after 1 s) from a queue.
     """
+    return await _patient(database.app_url, size, seconds)
+
+
+async def _patient(url: str, size: int, seconds: float = PATIENCE_SECONDS) -> Authority:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(client, "CONNECT_SECONDS", PATIENCE_SECONDS)
         # a dictionary of its own: the pool keeps it, for whichever connection it opens later
         within = f"{seconds:.0f}s"
         patch.setattr(client, "_SETTINGS", {**client._SETTINGS, "lock_timeout": within, "statement_timeout": within})
-        return await Authority.connect(database.app_url, size, call_s=seconds)
+        return await Authority.connect(url, size, call_s=seconds)
+
+
+class Patient:
+    """Stands for ``Authority`` in a program that connects by itself and is no server."""
+
+    connect = staticmethod(_patient)
 
 
 async def make_database(template: str) -> Database:

@@ -31,7 +31,7 @@ from benchmarks.backend.report import Cell, Section
 from benchmarks.backend.servers import EDGE, OURS, Contestant, running, verdicts
 from benchmarks.backend.shop import PLENTY, Shop
 from flashsale.settings import REPOSITORY
-from tests.databases import given
+from tests.databases import Patient, given
 from tests.queues import drop_queues
 from tests.servers import JWT_SECRET
 from tests.stages import Stage, staged
@@ -46,7 +46,9 @@ async def field(template: str, redis_url: str, tmp_path_factory: pytest.TempPath
     rabbitmq = {"FLASH_RABBITMQ_URL": given("FLASH_TEST_RABBITMQ_URL")}
     await drop_queues()  # what an earlier test left is nobody's here
     async with staged(template, redis_url, servers=0, settings=rabbitmq) as stage:
-        shop = await Shop.open(stage.database.app_url)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("benchmarks.backend.shop.Authority", Patient)
+            shop = await Shop.open(stage.database.app_url)
         try:
             yield Field(
                 environment={

@@ -14,7 +14,7 @@ from benchmarks.backend.shop import Shop
 from benchmarks.sse import beside, contestants, fan, hop, long, turn
 from benchmarks.sse.contestants import ASYNCIO, GEVENT, NCHAN
 from flashsale.settings import REPOSITORY
-from tests.databases import given
+from tests.databases import Patient, given
 from tests.queues import drop_queues
 from tests.servers import JWT_SECRET
 from tests.stages import staged
@@ -30,7 +30,9 @@ async def field(template: str, redis_url: str, tmp_path_factory: pytest.TempPath
     rabbitmq = {"FLASH_RABBITMQ_URL": given("FLASH_TEST_RABBITMQ_URL")}
     await drop_queues()  # what an earlier test left is nobody's here
     async with staged(template, redis_url, servers=0, settings=rabbitmq) as stage:
-        shop = await Shop.open(stage.database.app_url)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("benchmarks.backend.shop.Authority", Patient)
+            shop = await Shop.open(stage.database.app_url)
         try:
             yield Field(
                 environment={
@@ -59,6 +61,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("STARTS_SECONDS", "REST_SECONDS", "WARM_SECONDS"):
         monkeypatch.setattr(turn, name, 0.1)
     monkeypatch.setattr(beside, "RELAYED_SECONDS", 0.1)
+    monkeypatch.setattr(contestants, "Authority", Patient)
 
 
 def is_told(section: Section) -> bool:
