@@ -6,6 +6,7 @@ since an attempt that is accepted and never decided is worth nothing.
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ SKUS = tuple(f"accept-{number}" for number in range(8))  # of all shards
 ACCEPTED, CONSTANT = "accepted", "a constant"
 CONSTANT_LINE = "GET /livez"  # with the head and the body of an attempt, so that no more than the answer is another
 ON_THE_WAY_SECONDS = 1.5  # when a load ends, who is on the way is confirmed or refused within a second
+LOOK_SECONDS = 0.2
 OF_A_CONSTANT, P99_OF_P50, TIMES_PEERS = 0.7, 4.0, 3.0
 
 
@@ -90,11 +92,20 @@ async def _load(field: Field, server: Server, what: str, seconds: int) -> load.S
         if one.broken or one.refusals:
             raise RuntimeError(f"{server.contestant.name}, {what}: unexpected answers, {one}")
         return one
-    await asyncio.sleep(ON_THE_WAY_SECONDS)
-    told = await verdicts(server) - before
+    told = await _at_rest(server) - before
     async with checkout.deciding(field, field.all_cores) as worker:
         await worker.until_decided(told["queued"], told.total())
     return load.counted(one, "queued", told)
+
+
+async def _at_rest(server: Server) -> Counter[str]:
+    await asyncio.sleep(ON_THE_WAY_SECONDS)
+    told = await verdicts(server)
+    while True:  # on a busy machine some are on the way for longer
+        await asyncio.sleep(LOOK_SECONDS)
+        before, told = told, await verdicts(server)
+        if told == before:
+            return told
 
 
 def section(seen: Mapping[Cell, Sequence[load.Seen]], effort: Effort) -> Section:

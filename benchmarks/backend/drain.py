@@ -10,7 +10,7 @@ from benchmarks.backend.cores import shared
 from benchmarks.backend.field import OFF, Field, wish
 from benchmarks.backend.load import cpu_seconds
 from benchmarks.backend.report import Section, at_most, cpu_words, middle, span
-from benchmarks.backend.servers import Server, is_ready, verdicts
+from benchmarks.backend.servers import Server, at_the_broker, is_ready, verdicts
 from benchmarks.backend.shop import PLENTY
 
 SALE = "drain"
@@ -61,7 +61,7 @@ async def measure(field: Field, effort: Effort) -> Section:
 
 async def fill(field: Field, edge: Server, skus: Sequence[str], attempts: int) -> tuple[int, int]:
     """Queue them. How many are queued, and how many may be with those that were told to try later. Raises ``RuntimeError``."""
-    before = await verdicts(edge)
+    before, queued = await verdicts(edge), await _queued(edge)
     request = field.attempts(OFF, *map(wish, skus)).requests(edge.host)
     requests = [request(number) for number in range(attempts)]
     async with flood.opened(edge.port, CONNECTIONS) as one:
@@ -69,7 +69,17 @@ async def fill(field: Field, edge: Server, skus: Sequence[str], attempts: int) -
     heard, told = record.counts(), await verdicts(edge) - before
     if heard.keys() - {ACCEPTED, LATER} or (heard[ACCEPTED], heard[LATER]) != (told["queued"], told["try_later"]):
         raise RuntimeError(f"unexpected answers, heard {dict(heard)}, told {dict(told)}")
-    return told["queued"], told.total()
+    return await _queued(edge) - queued, told.total()
+
+
+async def _queued(edge: Server) -> int:
+    # with those whose shoppers were told to try later because the confirm took too long: it came in the end
+    async with asyncio.timeout(SILENT_SECONDS):
+        while True:
+            told = await at_the_broker(edge)
+            if not told["unconfirmed"]:
+                return told["confirmed"] + told["late"]
+            await asyncio.sleep(LOOK_SECONDS)
 
 
 async def _turn(field: Field, queued: int, most: int) -> Turn:

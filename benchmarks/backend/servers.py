@@ -24,6 +24,10 @@ STOP_SECONDS = 15.0
 LUA = REPOSITORY / "src" / "flashsale" / "gate" / "lua" / "reserve.lua"
 _ATTEMPTS = re.compile(rb'^flashsale_attempts_total\{verdict="(\w+)"\} ([0-9.e+]+)$', re.MULTILINE)
 _AT_THE_GATE = re.compile(rb'^flashsale_gate_answers_total\{answer="(\w+)"\} ([0-9.e+]+)$', re.MULTILINE)
+# confirms, and the attempts that the broker has not answered for
+_AT_THE_BROKER = re.compile(
+    rb'^flashsale_(?:confirms_total\{outcome=")?(confirmed|late|unconfirmed)(?:"\})? ([0-9.e+]+)$', re.MULTILINE
+)
 
 
 class Contestant(NamedTuple):
@@ -122,6 +126,11 @@ async def verdicts(server: Server) -> Counter[str]:
 async def gate_answers(server: Server) -> Counter[str]:
     """What the gate told it so far."""
     return await tally(_AT_THE_GATE, server.ops_port)
+
+
+async def at_the_broker(server: Server) -> Counter[str]:
+    """How many attempts it has ``confirmed``, how many ``late``, and how many it has yet to answer for: ``unconfirmed``."""
+    return await tally(_AT_THE_BROKER, server.ops_port)
 
 
 async def tally(pattern: re.Pattern[bytes], ops_port: int) -> Counter[str]:
