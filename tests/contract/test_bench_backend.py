@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -34,6 +35,7 @@ from flashsale.settings import REPOSITORY
 from tests.databases import Patient, given
 from tests.queues import drop_queues
 from tests.servers import JWT_SECRET
+from tests.sessions import patient_session
 from tests.stages import Stage, staged
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
@@ -44,7 +46,6 @@ PEER = Contestant(PLAIN, (OURS.command[0], "-m", "benchmarks.peers.aiohttp_plain
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def field(template: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Field]:
     rabbitmq = {"FLASH_RABBITMQ_URL": given("FLASH_TEST_RABBITMQ_URL")}
-    await drop_queues()  # what an earlier test left is nobody's here
     async with staged(template, redis_url, servers=0, settings=rabbitmq) as stage:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("benchmarks.backend.shop.Authority", Patient)
@@ -70,6 +71,12 @@ async def field(template: str, redis_url: str, tmp_path_factory: pytest.TempPath
             )
         finally:
             await shop.close()
+
+
+@pytest_asyncio.fixture(autouse=True, loop_scope="module")
+async def _nothing_is_queued() -> None:
+    # what an earlier test left is nobody's here: who was told to try later may be queued all the same
+    await drop_queues()
 
 
 async def _processes(stage: Stage) -> dict[str, int]:
@@ -192,7 +199,8 @@ async def test_what_comes_in_an_open_loop_is_decided(field: Field) -> None:
     assert all(point["rate"] > 0 for points in said.raw["rounds"] for point in points)
 
 
-async def test_a_verdict_is_followed_to_its_buyer(field: Field) -> None:
+async def test_a_verdict_is_followed_to_its_buyer(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telling, "aiohttp", SimpleNamespace(ClientSession=patient_session))
     said = await telling.measure(field, telling.Effort(1, 5))
     assert is_told(said)
     (found,) = said.raw["rounds"]
@@ -213,7 +221,7 @@ async def test_an_attempt_that_nobody_decides_ends_the_run(field: Field, monkeyp
     await field.shop.open_sale("undecided", {"undecided": PLENTY})
     async with field.queueing(OFF, field.all_cores) as edge, checkout.deciding(field, field.all_cores) as worker:
         queued, most = await drain.fill(field, edge, ["undecided"], 5)
-        assert (await verdicts(edge))["queued"] == queued
+        assert (await verdicts(edge))["queued"] <= queued <= most
         await worker.until_decided(queued, most)
         monkeypatch.setattr(checkout, "SILENT_SECONDS", 0.1)
         with pytest.raises(RuntimeError, match="attempts stay undecided"):
