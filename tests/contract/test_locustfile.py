@@ -48,7 +48,7 @@ async def test_locusts_shoppers_come_and_go(stage: Stage, backend: str, tmp_path
             "-r",
             "5",
             "-t",
-            "5s",
+            f"{PATIENCE_SECONDS:.0f}s",
             "--stop-timeout",
             f"{PATIENCE_SECONDS:.0f}",
         ),
