@@ -315,6 +315,7 @@ class Audited:
 
 @pytest.fixture(autouse=True)
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "CONNECT_SECONDS", PATIENCE_SECONDS)
     monkeypatch.setattr(auditor, "SETTLE_S_MAX", 0.1)
     monkeypatch.setattr(auditor, "PASS_PAUSE_S", 0.01)
 

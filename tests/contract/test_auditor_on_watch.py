@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 from prometheus_client import generate_latest
 
+from flashsale.proof import stores
 from flashsale.proof.auditor import Sources
 from flashsale.proof.invariants import RULE
 from flashsale.proof.stores import Journal
@@ -23,8 +24,9 @@ from tests.patience import PATIENCE_SECONDS
 
 
 @pytest.fixture
-async def sold(database: Database) -> Sold:
+async def sold(database: Database, monkeypatch: pytest.MonkeyPatch) -> Sold:
     """A sale that is over, so that it needs no gate."""
+    monkeypatch.setattr(stores, "CONNECT_SECONDS", PATIENCE_SECONDS)
     made = await sell(database)
     await execute(database.owner_url, "UPDATE flash.sale SET state = 'ENDED'", "UPDATE flash.stock SET state = 'ENDED'")
     return made

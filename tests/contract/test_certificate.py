@@ -32,8 +32,9 @@ AWAY = "postgresql://nobody@127.0.0.1:1/none"
 
 
 @pytest.fixture
-async def over(database: Database, authority: Authority) -> Sold:
+async def over(database: Database, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Sold:
     """A sale that is over: Ana paid, Ben and Cem gave theirs back."""
+    monkeypatch.setattr("flashsale.proof.stores.CONNECT_SECONDS", PATIENCE_SECONDS)
     made = await sell(database)
     await authority.cancel(made.bought["cem"].id, "cem")
     await authority.change_sale(made.sale, state="ENDED")

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from flashsale.authority.client import Authority
-from flashsale.proof import auditor
+from flashsale.proof import auditor, repair, stores
 from flashsale.proof.auditor import audit
 from flashsale.proof.repair import RepairError, apply, digest_of, propose
 from flashsale.settings import Settings
@@ -30,6 +30,8 @@ WHO, WHY = "olga", "found by the auditor"
 
 @pytest.fixture(autouse=True)
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "CONNECT_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(repair, "CONNECT_SECONDS", PATIENCE_SECONDS)
     monkeypatch.setattr(auditor, "SETTLE_S_MAX", 0.0)
     monkeypatch.setattr(auditor, "PASS_PAUSE_S", 0.01)
 
