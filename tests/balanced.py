@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from flashsale.settings import REPOSITORY
 from flashsale.stack.processes import dies_with_us
+from tests.listeners import shut
 from tests.patience import PATIENCE_SECONDS
 from tests.servers import free_port
 
@@ -100,7 +101,7 @@ class Upstream:
     async def kill(self) -> None:
         """As after kill -9: no listener, every connection broken."""
         if self._server is not None:
-            self._server.close()
+            await shut(self._server)
             self._server = None
         for task, writer in list(self._open.items()):
             task.cancel()

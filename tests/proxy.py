@@ -7,6 +7,7 @@ from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from tests.databases import Address
+from tests.listeners import shut
 from tests.servers import free_port
 
 CHUNK_BYTES = 65_536
@@ -33,7 +34,7 @@ class Proxy:
     async def refuse(self) -> None:
         """As if the service were stopped: no connection is accepted, and those that stand break."""
         assert self._server is not None
-        self._server.close()
+        await shut(self._server)
         for connection in self._connections:
             connection.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
@@ -114,5 +115,4 @@ async def proxied(url: str) -> AsyncIterator[Proxy]:
     try:
         yield proxy
     finally:
-        proxy.thaw()
         await proxy.refuse()

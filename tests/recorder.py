@@ -13,6 +13,7 @@ from itertools import chain, repeat
 from typing import NamedTuple, Self
 
 from tests.attacks import Request
+from tests.listeners import shut
 from tests.patience import PATIENCE_SECONDS
 from tests.servers import free_port
 
@@ -134,7 +135,7 @@ class Recorder:
     async def kill(self) -> None:
         """As after kill -9: no listener, every connection broken."""
         if self._server is not None:
-            self._server.close()
+            await shut(self._server)
         ends = list(self._open.items())
         for transport, ended in ends:
             transport.abort()

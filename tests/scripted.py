@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Self
 
 from tests.balanced import ok
+from tests.listeners import shut
 from tests.recorder import PIECES_APART_S, Stream
 from tests.servers import free_port
 
@@ -30,7 +31,7 @@ class Script:
     async def kill(self) -> None:
         """Listen no more."""
         if self._server is not None:
-            self._server.close()
+            await shut(self._server)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

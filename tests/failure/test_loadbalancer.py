@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.balanced import Balancer, Message, Upstream, balanced, ok, read_body, read_head
+from tests.listeners import shut
 
 GET = b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n"
 
@@ -34,7 +35,7 @@ async def test_a_server_may_listen_on_a_socket_of_the_file_system(tmp_path: Path
         assert (await balancer.ask(post())).body == b"a"
         [stats] = json.loads((await balancer.ops("/servers")).body)
         assert (stats["state"], stats["address"]) == ("up", f"unix:{path}")
-        there.close()
+        await shut(there)
         path.unlink()
         await server.kill()
 
