@@ -10,6 +10,7 @@ its own tests and in each demo.
 
 import asyncio
 import atexit
+import contextlib
 import functools
 import json
 import os
@@ -49,7 +50,7 @@ class Child(asyncio.Protocol):
         await self._pid
 
     async def wait(self) -> int:
-        """Its exit status, once it has ended."""
+        """Its exit status, once it has ended and nothing of it is left here."""
         await self._over.wait()
         assert self.returncode is not None
         return self.returncode
@@ -58,7 +59,8 @@ class Child(asyncio.Protocol):
         """Raises ``ProcessLookupError`` once it has ended."""
         if self.returncode is not None:
             raise ProcessLookupError
-        os.kill(self.pid, number)
+        with contextlib.suppress(ProcessLookupError):  # it has ended, and we have yet to hear of it
+            os.kill(self.pid, number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
@@ -68,7 +70,7 @@ class Child(asyncio.Protocol):
         *lines, self._heard = (self._heard + data).split(b"\n")
         for line in lines:
             if self._pid.done():
-                self._end(int(line))
+                self.returncode = int(line)
             else:
                 self._pid.set_result(int(line))
 
@@ -77,11 +79,8 @@ class Child(asyncio.Protocol):
         if not self._pid.done():
             self._pid.set_exception(ChildProcessError("the process that forks has died"))
         if self.returncode is None:
-            self._end(-signal.SIGKILL)
-
-    def _end(self, status: int) -> None:
-        self.returncode = status
-        self._over.set()
+            self.returncode = -signal.SIGKILL
+        self._over.set()  # not before: a loop that ends with this pipe open warns, and fails a test
 
 
 async def bear(module: str, environment: Mapping[str, str], output: IO[bytes], *, first: str = "") -> Child:
