@@ -49,7 +49,9 @@ class Process:
         self.module = ROLE_BY_NAME[role].module
         self.port, self.ops_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.log = Path(tempfile.mkstemp(prefix=f"{role}-", suffix=".log")[1])
+        handle, path = tempfile.mkstemp(prefix=f"{role}-", suffix=".log")
+        os.close(handle)  # a thousand of them are more than select may look at
+        self.log = Path(path)
         self._environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": nursery.PATH,
