@@ -61,6 +61,7 @@ class Process:
         }
         self.child: asyncio.subprocess.Process | nursery.Child | None = None
         self.ended: int | None = None  # exit status, once stopped
+        self._is_told = False  # to stop
 
     def tell_environment(self, more: dict[str, str]) -> None:
         """Settings that were not known when it was made, for its next start."""
@@ -74,7 +75,7 @@ class Process:
 
     async def spawn(self) -> None:
         """Start, or start again; when it will be ready is not for it to say."""
-        self.ended = None
+        self.ended, self._is_told = None, False
         with self.log.open("ab") as log:
             if self.module in nursery.KIND and self._environment["PYTHONPATH"] == nursery.PATH:
                 self.child = await nursery.bear(self.module, self._environment, log, first=self.first)
@@ -138,6 +139,7 @@ class Process:
     def send(self, number: signal.Signals) -> None:
         """Send a signal to this process and no other."""
         assert self.child is not None
+        self._is_told |= number == signal.SIGTERM
         self.child.send_signal(number)
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
@@ -145,7 +147,8 @@ class Process:
         assert self.child is not None
         if self.ended is not None:
             return self.ended
-        if self.child.returncode is None:
+        # Not if its test has told it: a second SIGTERM may meet a process that has stopped listening for it, and kill it.
+        if self.child.returncode is None and not self._is_told:
             self.child.send_signal(number)
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
