@@ -59,10 +59,16 @@ class OwnPostgres:
         """Kill -9, its own children too: one of them might else still finish what it was asked."""
         assert self._child is not None
         main = psutil.Process(self._child.pid)
-        for process in (main, *main.children()):
+        main.suspend()  # or it has another child while they are looked for
+        children = main.children()
+        for process in (main, *children):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         await self._child.wait()
+        # Its memory is theirs until they are gone, and no other starts beside that.
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while any(map(_lives, children)):
+                await asyncio.sleep(0.01)
 
     def suspend(self, name: str) -> None:
         """One of its own processes stands still."""
@@ -75,3 +81,9 @@ class OwnPostgres:
         if self._child is not None and self._child.returncode is None:
             await self.kill()
         self._instance.remove()
+
+
+def _lives(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    return False
