@@ -183,17 +183,20 @@ class Scene:
         """Somebody buys, and it happens: who, and their request.
 
         On a busy machine they may hear ``try_later`` instead. Then they come again, or somebody else does if the gate has a debit of
-        theirs, which it would know them by. ``first`` is done before each try, and must bear it.
+        theirs, which it would know them by; and it may yet happen to the one before. ``first`` is done before each try, and must bear
+        it.
         """
+        asked: dict[str, asyncio.Task[Heard | None]] = {}
         async with asyncio.timeout(PATIENCE_SECONDS):
             while True:
                 who = f"ana-{len(self._put_off)}"
                 if first is not None:
                     await first(who)
-                request = self.asking(who, **more)
+                request = asked[who] = self.asking(who, **more)
                 while not request.done() or request.result() != LATER:
-                    if await happened(who):
-                        return who, request
+                    for one in reversed(asked):
+                        if await happened(one):
+                            return one, asked[one]
                     await asyncio.sleep(POLL_SECONDS)
                 await asyncio.sleep(LATER_SECONDS)
                 if await self.pending(who):
