@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterator
 
+import hypothesis
 import pytest
 
 from flashsale.authority.client import Authority
@@ -15,6 +16,10 @@ from tests.predicates import Predicate
 from tests.sharing import pytest_collection_modifyitems, pytest_xdist_make_scheduler
 
 __all__ = ["pytest_collection_modifyitems", "pytest_xdist_make_scheduler"]  # hooks of this file's
+
+# An example may take as long as a machine under load stands still, and making ten of them too.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
