@@ -102,7 +102,7 @@ CASES = {
 }
 
 
-LIFETIME_S = 7200  # tokens are made when this file is collected, and the test run may be long in coming to them
+LIFETIME_S = 24 * 3600  # tokens are made when this file is collected, and the test run may be long in coming to them
 
 
 def claims(**changes: object) -> dict[str, object]:

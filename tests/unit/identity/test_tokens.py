@@ -15,14 +15,15 @@ from flashsale.contract import wire
 
 SECRET = "a secret of these tests alone, 32 or more".replace(" ", "-")
 READ = identity.identify_by("jwt", SECRET)
-NOW = int(time.time())
+NOW = int(time.time())  # when this file is collected, and the test run may be long in coming to it
+DAY = 24 * 3600
 CLAIMS: dict[str, Any] = {
     "iss": identity.ISSUER,
     "aud": identity.AUDIENCE,
     "sub": "ana",
     "role": "buyer",
     "iat": NOW,
-    "exp": NOW + 7200,
+    "exp": NOW + 2 * DAY,
 }
 
 
@@ -45,7 +46,7 @@ def _packed(data: bytes) -> bytes:
     return base64.urlsafe_b64encode(data).rstrip(b"=")
 
 
-GOOD = identity.mint(SECRET, "ana", "buyer", 7200)
+GOOD = identity.mint(SECRET, "ana", "buyer", 2 * DAY)
 CHANGED: dict[str, dict[str, Any]] = {
     "no iss": {"iss": None},
     "other iss": {"iss": "x"},
@@ -62,9 +63,9 @@ CHANGED: dict[str, dict[str, Any]] = {
     "no role": {"role": None},
     "other role": {"role": "root"},
     "role list": {"role": ["buyer"]},
-    "from the future": {"iat": NOW + 3600},
+    "from the future": {"iat": NOW + DAY},
     "iat text": {"iat": "x"},
-    "not yet": {"nbf": NOW + 3600},
+    "not yet": {"nbf": NOW + DAY},
 }
 
 
@@ -127,7 +128,7 @@ def test_a_token_that_was_believed_is_known_until_it_expires(monkeypatch: pytest
     with monkeypatch.context() as patched:
         patched.setattr(hmac, "digest", _never)
         assert reader(headers) == ("ana", "buyer")
-    monkeypatch.setattr(time, "time", lambda: NOW + 7200 + 3600)
+    monkeypatch.setattr(time, "time", lambda: NOW + 3 * DAY)
     monkeypatch.setattr(jwt, "decode", _refuse)
     with pytest.raises(wire.Refusal):
         reader(headers)
