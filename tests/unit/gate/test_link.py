@@ -14,7 +14,7 @@ from flashsale.gate.link import GateDamaged, GateUnavailable, Link
 from tests.patience import PATIENCE_SECONDS
 
 SCRIPTS = {"echo": "return ARGV[1]"}
-DEADLINE_SECONDS = 0.2
+DEADLINE_SECONDS = 0.2  # for who waits for it
 
 
 class FakeRedis:
@@ -81,7 +81,7 @@ async def redis() -> AsyncIterator[FakeRedis]:
 
 @pytest.fixture
 async def link(redis: FakeRedis) -> AsyncIterator[Link]:
-    made = Link(redis.url, SCRIPTS, DEADLINE_SECONDS)
+    made = Link(redis.url, SCRIPTS, PATIENCE_SECONDS)
     await made.open()
     yield made
     await made.close()
@@ -137,7 +137,7 @@ async def test_one_who_fails_to_hear_a_reply_is_not_in_the_way_of_the_others(red
 
 
 async def test_an_answer_that_nobody_can_read_is_none(redis: FakeRedis) -> None:
-    gate = Gate(Link(redis.url, {"reserve": "return ARGV[1]"}, DEADLINE_SECONDS))
+    gate = Gate(Link(redis.url, {"reserve": "return ARGV[1]"}, PATIENCE_SECONDS))
     await gate._link.open()
     heard: list[object] = []
     for _ in range(3):
@@ -182,7 +182,9 @@ async def test_only_a_scripts_own_failure_is_damage(redis: FakeRedis, link: Link
     assert redis.accepted == 1
 
 
-async def test_silence_ends_everything_in_flight_and_nothing_is_sent_again(redis: FakeRedis, link: Link) -> None:
+async def test_silence_ends_everything_in_flight_and_nothing_is_sent_again(redis: FakeRedis) -> None:
+    link = Link(redis.url, SCRIPTS, DEADLINE_SECONDS)
+    await link.open()
     began = time.monotonic()
     calls = [link.call("echo", b"k", ["one"]), link.call("echo", b"k", ["two"])]
     for call in calls:
@@ -192,6 +194,7 @@ async def test_silence_ends_everything_in_flight_and_nothing_is_sent_again(redis
     await until(lambda: link.run_id)
     assert redis.accepted == 2
     assert redis.reads == [[b"one", b"two"]]
+    await link.close()
 
 
 async def test_who_accepts_and_does_not_greet_is_not_called_until_it_does(
