@@ -1,5 +1,6 @@
 """A terminal that is recorded: real commands, their colours, and their ends."""
 
+import asyncio
 import os
 import sys
 from dataclasses import replace
@@ -8,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from scripts.video.terminal import CommandError, Terminal, quietly, render
+from tests.patience import PATIENCE_SECONDS
+
+GRID_S = 0.1
 
 
 def terminal(folder: Path, columns: int = 40) -> Terminal:
@@ -16,8 +20,15 @@ def terminal(folder: Path, columns: int = 40) -> Terminal:
 
 async def test_what_a_command_writes_is_kept_with_its_moment(tmp_path: Path) -> None:
     one = terminal(tmp_path)
-    await one.run("printf 'first\\n'; sleep 0.3; test -t 1 && printf 'second\\n'")
-    screens = one.screens(20, 0.1)
+    wait = "until test -e more; do sleep 0.05; done"
+    running = asyncio.create_task(one.run(f"printf 'first\\n'; {wait}; test -t 1 && printf 'second\\n'"))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not running.done() and not any(screen.endswith("\nfirst") for _, screen in one.screens(20, GRID_S)):
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(2 * GRID_S)  # what comes within one is one screen
+    (tmp_path / "more").touch()
+    await running
+    screens = one.screens(20, GRID_S)
     moments = [at for at, _ in screens]
     assert moments == sorted(moments)
     assert "first" in screens[-1][1]
