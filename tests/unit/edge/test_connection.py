@@ -416,7 +416,8 @@ def test_a_stream_is_framed_for_who_understands_it_and_ends_with_its_connection(
     assert edge.begun == ["/stream"] * 3
 
 
-def test_a_refusal_reaches_a_client_that_is_still_talking(edge: Edge) -> None:
+def test_a_refusal_reaches_a_client_that_is_still_talking(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "LINGER_SECONDS", PATIENCE_SECONDS)  # it is read until it has said all
     with edge.client(post("/a", b"x" * 2 * BODY_BYTES_MAX)[:-BODY_BYTES_MAX]) as client:
         until(lambda: edge.sends)
         client.sendall(
