@@ -4,9 +4,7 @@ Exit codes as everywhere: 0 all is well; 1 a trial's books are wrong; 2 bad usag
 """
 
 import argparse
-import asyncio
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from benchmarks.comparison.engine import run
 from benchmarks.comparison.engine.run import Wanted
 from benchmarks.comparison.scenario import ScenarioError
 from flashsale.settings import REPOSITORY, Settings, SettingsError
+from flashsale.signals import until_signalled
 from flashsale.stack.console import Say
 from flashsale.stack.exits import Exit, StackError
 
@@ -24,20 +23,19 @@ LATEST = "latest"
 def main() -> int:
     say = Say()
     try:
-        return asyncio.run(_until_signalled(_parse(sys.argv[1:]), say))
+        return until_signalled(_compare(_parse(sys.argv[1:]), say))
     except (ScenarioError, SettingsError) as error:
         say(str(error))
         return Exit.USAGE
     except StackError as error:
         say(str(error))
         return error.code
+    except KeyboardInterrupt:
+        say("stopped; --resume brings it to its end")
+        return Exit.INTERRUPTED
 
 
-async def _until_signalled(options: argparse.Namespace, say: Say) -> int:
-    task = asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+async def _compare(options: argparse.Namespace, say: Say) -> int:
     settings = Settings.load(os.environ, REPOSITORY / ".env")
     resume = options.resume and (
         run.latest_unfinished(settings.home) if options.resume == LATEST else Path(options.resume)
@@ -52,12 +50,8 @@ async def _until_signalled(options: argparse.Namespace, say: Say) -> int:
         resume=resume or None,
         again=options.again,
     )
-    try:
-        folder, manifest = run.prepare(wanted, settings.home)
-        return await run.conduct(settings, os.environ, folder, manifest, say)
-    except asyncio.CancelledError:
-        say("stopped; --resume brings it to its end")
-        return Exit.INTERRUPTED
+    folder, manifest = run.prepare(wanted, settings.home)
+    return await run.conduct(settings, os.environ, folder, manifest, say)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

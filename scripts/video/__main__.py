@@ -4,11 +4,9 @@ Exit codes: 0 the film is there; 1 it could not be made, and stderr says why and
 """
 
 import argparse
-import asyncio
 import json
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +15,7 @@ from typing import Any
 
 from playwright.async_api import Error
 
+from flashsale.signals import until_signalled
 from scripts.video.camera import CameraError
 from scripts.video.cut import Picture, Take, cut
 from scripts.video.director import Director, reported
@@ -41,34 +40,15 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--ffmpeg", type=Path, required=True)
     options = parser.parse_args(arguments)
     try:
-        found = asyncio.run(_until_signalled(options))
+        with alone(options.home):
+            found = until_signalled(_make(options))
     except (StoryboardError, CommandError, CameraError, SourceError, StageError, FilmError, Error) as error:
         print(f"video: {error}", file=sys.stderr)
         return 1
-    except (asyncio.CancelledError, KeyboardInterrupt):
+    except KeyboardInterrupt:
         return 130
     print(json.dumps(found))
     return 0
-
-
-async def _until_signalled(options: argparse.Namespace) -> dict[str, Any]:
-    # Ctrl-C is the terminal's word to all of us, and SIGTERM then the launcher's; whichever comes second finds a shop being stopped,
-    # and would leave it behind.
-    loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
-    assert task is not None
-    signalled = False
-
-    def on_signal() -> None:
-        nonlocal signalled
-        if not signalled:
-            signalled = True
-            task.cancel()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal)
-    with alone(options.home):
-        return await _make(options)
 
 
 async def _make(options: argparse.Namespace) -> dict[str, Any]:

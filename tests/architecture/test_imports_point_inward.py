@@ -17,6 +17,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "flashsale.settings": {"loadbalancer.config", "flashsale.crash"},
     "flashsale.crash": set(),
     "flashsale.clone": set(),  # what git says
+    "flashsale.signals": set(),  # how work that a person may stop ends whole
     "flashsale.amqp": set(),
     "flashsale.bound": set(),
     "flashsale.logs": set(),
@@ -158,6 +159,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "flashsale.clone",
         "flashsale.contract",
         "flashsale.settings",
+        "flashsale.signals",
         "flashsale.identity",
         "flashsale.operate",
         "flashsale.admin.users",
@@ -250,9 +252,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     # a backend's own server with one part in another's place
     "benchmarks.comparison.cells": {"flashsale"},
-    "benchmarks.comparison.__main__": {"flashsale.settings", "flashsale.stack", "benchmarks.comparison"},
-    # films the engine as anybody can run it, and says what a report says
-    "scripts.video": {"benchmarks.report.words"},
+    "benchmarks.comparison.__main__": {
+        "flashsale.settings",
+        "flashsale.signals",
+        "flashsale.stack",
+        "benchmarks.comparison",
+    },
+    # films the engine as anybody can run it, says what a report says, and ends as the launcher's commands do
+    "scripts.video": {"benchmarks.report.words", "flashsale.signals"},
     # knows HTTP and nothing of sales
     "loadbalancer": set(),
     "loadbalancer.config": set(),  # the launcher prints its table before anything is installed
@@ -275,6 +282,7 @@ STANDARD_LIBRARY_ONLY = FIGURES | {
     "flashsale.contract",
     "flashsale.settings",
     "flashsale.clone",
+    "flashsale.signals",
     "flashsale.crash",
     "flashsale.web",
     "loadbalancer.config",
@@ -292,6 +300,7 @@ STANDARD_LIBRARY_ONLY = FIGURES | {
 # Decides, and leaves doing to others.
 PURE = STANDARD_LIBRARY_ONLY - {
     "flashsale.clone",
+    "flashsale.signals",
     "flashsale.contract",
     "flashsale.settings",
     "flashsale.crash",

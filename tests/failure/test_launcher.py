@@ -31,16 +31,19 @@ SCENE = "scene"
 LAUNCHER = """
 import asyncio, sys
 from flashsale.settings import Settings
-from flashsale.stack.cli import _until_signalled
+from flashsale.signals import until_signalled
+from flashsale.stack.exits import Exit
 from flashsale.stack.running import running_stack
 
 async def hold(home, services):
     settings = Settings.load({"FLASH_HOME": home})
     async with running_stack(settings, instance="scene", services=services, roles=(), say=print):
         await asyncio.Event().wait()
-    return 0
 
-sys.exit(_until_signalled(hold(sys.argv[1], sys.argv[2:])))
+try:
+    until_signalled(hold(sys.argv[1], sys.argv[2:]))
+except KeyboardInterrupt:
+    sys.exit(Exit.INTERRUPTED)
 """
 # An operations port that is ready, and a child of its own that must not outlive it.
 ROLE = """

@@ -1,15 +1,19 @@
 """A run's manifest: what is needed to do the same again, to bring it to its end, and to stop in time."""
 
+import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from benchmarks.comparison import __main__ as command
 from benchmarks.comparison import contract, plan, scenario
 from benchmarks.comparison.contract import NOT_AUDITED, Audit, Trial
 from benchmarks.comparison.engine import run
 from benchmarks.comparison.engine.run import Wanted
 from flashsale.stack.exits import Exit, StackError
+from tests.stopped import ORDERS, Stopped
 
 CLEAN = Audit(clean=True)
 QUICK = Wanted(size="quick", names=(), seed=3, blocks=None, command="./flash bench quick", commit="abc")
@@ -56,6 +60,23 @@ def test_what_is_no_run_is_said_to_be_none(tmp_path: Path) -> None:
     (tmp_path / "comparison" / "1-other" / "run.json").write_text('{"schema": 0}')
     with pytest.raises(StackError, match="no run that was interrupted"):
         run.latest_unfinished(tmp_path)
+
+
+@pytest.mark.parametrize(("first", "second"), ORDERS)
+def test_whoever_is_told_twice_to_stop_still_takes_everything_down(
+    first: signal.Signals,
+    second: signal.Signals,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    conducting = Stopped(first, second)
+    monkeypatch.setattr(run, "conduct", conducting)
+    monkeypatch.setattr(sys, "argv", ["comparison", "quick"])
+    monkeypatch.setenv("FLASH_HOME", str(tmp_path))
+    assert command.main() == Exit.INTERRUPTED
+    assert conducting.is_tidy
+    assert "--resume brings it to its end" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

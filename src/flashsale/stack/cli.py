@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
-import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from flashsale.operate import operations as operate_operations
 from flashsale.operate import purchase as operate_purchase
 from flashsale.operate import sale as operate_sale
 from flashsale.settings import BACKENDS, BALANCER_TABLE, MIXED, REPOSITORY, TABLE, Settings, SettingsError
+from flashsale.signals import until_signalled
 from flashsale.stack import (
     backup,
     balancer,
@@ -97,33 +96,6 @@ def _enter_environment(settings: Settings, arguments: list[str], say: Say) -> No
         os.execv(python, [str(python), str(REPOSITORY / "flash"), *arguments])
 
 
-def _until_signalled(work: Coroutine[Any, Any, int]) -> int:
-    """Run to the end; the first Ctrl-C or SIGTERM cancels it, which takes everything down within bounds."""
-
-    async def run() -> int:
-        loop = asyncio.get_running_loop()
-        task = asyncio.current_task()
-        assert task is not None
-        signalled = False
-
-        def on_signal() -> None:
-            nonlocal signalled
-            if not signalled:
-                signalled = True
-                task.cancel()
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, on_signal)
-        try:
-            return await work
-        except asyncio.CancelledError:
-            if signalled:
-                return Exit.INTERRUPTED
-            raise
-
-    return asyncio.run(run())
-
-
 def _demo(parsed: argparse.Namespace, settings: Settings, say: Say) -> int:
     from flashsale.stack import demo  # noqa: PLC0415 - needs third-party packages
 
@@ -150,7 +122,7 @@ def _demo(parsed: argparse.Namespace, settings: Settings, say: Say) -> int:
         target=parsed.target,
         json=parsed.json,
     )
-    return _until_signalled(demo.run(options, settings, say))
+    return until_signalled(demo.run(options, settings, say))
 
 
 def _soak(parsed: argparse.Namespace, settings: Settings, say: Say) -> int:
@@ -175,7 +147,7 @@ def _soak(parsed: argparse.Namespace, settings: Settings, say: Say) -> int:
     per_s = COUNTED_SHOPPERS_PER_S if options.counted else SOAK_SHOPPERS_PER_S
     shoppers = parsed.shoppers or min(SHOPPERS_MAX, soak.arrival_seconds(options) * per_s)
     options = replace(options, shoppers=shoppers)
-    return _until_signalled(soak.run(options, settings, say))
+    return until_signalled(soak.run(options, settings, say))
 
 
 def _soak_options(parser: argparse.ArgumentParser) -> None:
@@ -293,7 +265,7 @@ def _bounded(parse: Callable[[str], Any], allowed: str) -> Callable[[str], Any]:
 
 def _up(parsed: argparse.Namespace, settings: Settings, say: Say) -> int:
     if parsed.foreground:
-        return _until_signalled(lifecycle.up_in_foreground(settings, say, as_json=parsed.json))
+        return until_signalled(lifecycle.up_in_foreground(settings, say, as_json=parsed.json))
     return lifecycle.up_in_background(settings, say, as_json=parsed.json)
 
 
@@ -332,7 +304,7 @@ def _config(parsed: argparse.Namespace, settings: Settings, _: Say) -> int:
 def _drill(parsed: argparse.Namespace, settings: Settings, say: Say) -> int:
     from flashsale.stack import drill  # noqa: PLC0415 - needs third-party packages
 
-    return _until_signalled(drill.run(settings, say, as_json=parsed.json))
+    return until_signalled(drill.run(settings, say, as_json=parsed.json))
 
 
 def _token(parsed: argparse.Namespace, settings: Settings, _: Say) -> int:
@@ -427,7 +399,7 @@ COMMANDS = (
         "examples:\n  ./flash test\n  ./flash test tests/unit -k settings\n\n"
         "environment given to the tests: FLASH_TEST_POSTGRES_URL FLASH_TEST_REDIS_URL FLASH_TEST_RABBITMQ_URL, and every\n"
         "  other FLASH_TEST_* as it is",
-        lambda parsed, settings, say: _until_signalled(
+        lambda parsed, settings, say: until_signalled(
             checks.test(settings, say, parsed.pytest_arguments, as_json=parsed.json)
         ),
     ),
@@ -458,7 +430,7 @@ COMMANDS = (
         "  ./flash audit --certify sample --out sample.json\n  ./flash audit --verify sample.json\n"
         "  ./flash audit --repair --out plan.json\n"
         "  ./flash audit --apply plan.json --operator olga --reason 'units lost in the crash of Monday'",
-        lambda parsed, settings, _: _until_signalled(checks.audit(parsed, settings)),
+        lambda parsed, settings, _: until_signalled(checks.audit(parsed, settings)),
         checks.audit_options,
     ),
     Command(
@@ -533,7 +505,7 @@ COMMANDS = (
         "Runs one benchmark beside private services, prints its table and keeps the result under FLASH_HOME/benchmarks; or compares\n"
         "the backends, trial after trial, and keeps everything under FLASH_HOME/comparison.\n\n"
         "examples:\n  ./flash bench backend asyncio_redis --quick\n  ./flash bench quick\n  ./flash bench scenario burst",
-        lambda parsed, settings, say: _until_signalled(bench.run(parsed, settings, say)),
+        lambda parsed, settings, say: until_signalled(bench.run(parsed, settings, say)),
         bench.options,
         has_json=False,
     ),
@@ -550,7 +522,7 @@ COMMANDS = (
         "examples:\n  ./flash report\n  ./flash report 20261130T080000Z-1a2b3c4d\n"
         "  ./flash report diff 20261129T080000Z-9f8e7d6c 20261130T080000Z-1a2b3c4d\n"
         "  ./flash report diff reports/results.json 20261130T080000Z-1a2b3c4d --json",
-        lambda parsed, settings, say: _until_signalled(report.run(parsed, settings, say)),
+        lambda parsed, settings, say: until_signalled(report.run(parsed, settings, say)),
         report.options,
     ),
     Command(
@@ -576,7 +548,7 @@ COMMANDS = (
         "Needs Chromium and ffmpeg: FLASH_TEST_CHROMIUM and FLASH_TEST_FFMPEG, else those on PATH, else, for root, Debian's are\n"
         "installed.\n\n"
         "examples:\n  ./flash video\n  ./flash video --quick\n  FLASH_PORT=0 FLASH_OPS_PORT=0 FLASH_ADMIN_PORT=0 ./flash video --out film.mp4",
-        lambda parsed, settings, say: _until_signalled(video.run(parsed, settings, say)),
+        lambda parsed, settings, say: until_signalled(video.run(parsed, settings, say)),
         video.options,
     ),
     Command(
@@ -621,7 +593,7 @@ COMMANDS = (
         "All of it or nothing. Redis is rebuilt from it, RabbitMQ keeps what it holds. What was sold after the backup is gone\n"
         "from the books but not from the banks': `./flash audit` names it once `up` runs.\n\n"
         "examples:\n  ./flash restore monday.dump\n  ./flash restore monday.dump --replace",
-        lambda parsed, settings, say: _until_signalled(
+        lambda parsed, settings, say: until_signalled(
             backup.restore(settings, parsed.file, say, replaces=parsed.replace, as_json=parsed.json)
         ),
         _restore_options,
