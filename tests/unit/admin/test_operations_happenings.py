@@ -92,6 +92,14 @@ def test_what_happened_between_two_states(first: Any, change: Any, events: list[
     assert [" ".join(event) for event in told(change, first)] == events
 
 
+@pytest.mark.parametrize("why", ["it does not answer: refused", "it answers 503"])
+def test_a_process_that_is_away_is_told_of_with_its_reason_and_no_other_word(why: str) -> None:
+    after = state()
+    process(**GONE | {"away": why})(after)
+    [event] = between(state(), after)
+    assert event.text == f"asyncio_redis-0: {why}"
+
+
 @pytest.mark.parametrize("part", ["sales", "balancer", "audit"])
 def test_a_part_that_was_away_makes_no_news(part: str) -> None:
     changed = state()

@@ -136,7 +136,7 @@ def _processes(before: Any, after: Any) -> Iterator[Event]:
         if was is None or row["role"].startswith("loadbalancer"):  # a reload replaces its workers, as it should
             continue
         if row["away"] and not was["away"]:
-            yield Event("process.away", name, f"{name} does not answer: {row['away']}")
+            yield Event("process.away", name, f"{name}: {row['away']}")
         elif was["away"] and not row["away"]:
             yield Event("process.back", name, f"{name} answers, up for {row['up_s'] or 0:.0f} s")
         elif row["up_s"] is not None and was["up_s"] is not None and row["up_s"] < was["up_s"]:
