@@ -1,12 +1,13 @@
 # Recognising our own processes, and keeping what the launcher remembers.
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from random import SystemRandom
 from urllib.parse import urlsplit
@@ -20,24 +21,38 @@ from flashsale.stack.processes import Identity
 from flashsale.stack.state import Instance, jwt_secret, write_private
 from tests.patience import PATIENCE_SECONDS
 
-SLEEPER = "import sys, time; sys.stdout.write('up'); sys.stdout.flush(); time.sleep(60)"
-STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEPER
+WAITS = f"sys.stdout.flush(); time.sleep({PATIENCE_SECONDS})"
+SLEEPER = f"import sys, time; sys.stdout.write('up'); {WAITS}"
+STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEPER}"
+CHOOSER = f"import sys, time; from flashsale.stack.processes import free_port; sys.stdout.write(f'up{{free_port():5}}'); {WAITS}"
 
 
-def started(code: str) -> subprocess.Popen[bytes]:
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+@contextlib.contextmanager
+def started(code: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A child that is up, and is killed however the test ends."""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as child:
+        try:
+            assert read(child, 2) == b"up"
+            yield child
+        finally:
+            child.kill()
+
+
+def read(child: subprocess.Popen[bytes], count: int) -> bytes:
     assert child.stdout is not None
-    assert child.stdout.read(2) == b"up"
-    return child
+    return child.stdout.read(count)
 
 
-@pytest.mark.parametrize(("code", "number"), [(SLEEPER, signal.SIGTERM), (STUBBORN, signal.SIGKILL)])
-def test_a_recorded_process_is_asked_then_killed(code: str, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("code", "grace_s", "number"),
+    [(SLEEPER, PATIENCE_SECONDS, signal.SIGTERM), (STUBBORN, 0.5, signal.SIGKILL)],
+)
+def test_a_recorded_process_is_asked_then_killed(code: str, grace_s: float, number: signal.Signals) -> None:
     with started(code) as child:
         identity = Identity.of(child.pid)
         assert identity is not None
-        assert processes.end([identity], grace_s=0.5) == [identity]
-        assert child.wait(5) == -number
+        assert processes.end([identity], grace_s=grace_s) == [identity]
+        assert child.wait(PATIENCE_SECONDS) == -number
         assert not identity.alive
 
 
@@ -48,7 +63,6 @@ def test_a_pid_that_now_means_another_process_is_left_alone() -> None:
         stranger = Identity(child.pid, identity.started - 1)
         assert processes.end([stranger], grace_s=0.5) == []
         assert identity.alive
-        child.kill()
 
 
 def test_a_pid_and_a_start_time_of_another_boot_mean_another_process(tmp_path: Path) -> None:
@@ -65,7 +79,6 @@ def test_a_pid_and_a_start_time_of_another_boot_mean_another_process(tmp_path: P
         assert instance.supervisor is not None
         assert not instance.supervisor.alive
         assert identity.alive
-        child.kill()
 
 
 def test_a_free_port_is_free_and_outside_the_kernels_source_ports() -> None:
@@ -77,18 +90,13 @@ def test_a_free_port_is_free_and_outside_the_kernels_source_ports() -> None:
 def test_a_port_that_another_launcher_chose_is_not_chosen_while_that_launcher_lives(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    choose = "import sys, time; from flashsale.stack.processes import free_port; "
-    choose += "sys.stdout.write(f'{free_port():5}'); sys.stdout.flush(); time.sleep(60)"
-    other = subprocess.Popen([sys.executable, "-c", choose], stdout=subprocess.PIPE)
-    assert other.stdout is not None
-    port = int(other.stdout.read(5))
-    monkeypatch.setattr(processes, "PORT_TRIES_MAX", 1)
-    monkeypatch.setattr(SystemRandom, "randint", lambda *_: port)
-    assert processes.port_is_free("127.0.0.1", port), "it is not listened on yet"
-    with pytest.raises(StackError, match="no free port"):
-        processes.free_port()
-    other.kill()
-    other.communicate()
+    with started(CHOOSER) as other:
+        port = int(read(other, 5))
+        monkeypatch.setattr(processes, "PORT_TRIES_MAX", 1)
+        monkeypatch.setattr(SystemRandom, "randint", lambda *_: port)
+        assert processes.port_is_free("127.0.0.1", port), "it is not listened on yet"
+        with pytest.raises(StackError, match="no free port"):
+            processes.free_port()
     assert processes.free_port() == port
     with pytest.raises(StackError, match="no free port"):
         processes.free_port()
