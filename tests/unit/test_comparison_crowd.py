@@ -2,10 +2,15 @@
 
 import heapq
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +23,8 @@ from benchmarks.comparison.generate import outcome, summary
 from benchmarks.comparison.scenario import MODELS, Load
 from benchmarks.comparison.sockets import Sockets, parse
 from flashsale.contract import wire
+from flashsale.settings import REPOSITORY
+from flashsale.stack.running import python_environment
 from tests.patience import PATIENCE_SECONDS
 
 MS = NS // 1000
@@ -302,3 +309,26 @@ def test_over_sockets_nobody_waits_for_anybody_elses_answer() -> None:
     assert found["counts"]["SOLD_OUT"] == len(plans)
     assert found["open_peak"] == len(plans)
     assert all(visit.tries == 1 for visit in crowd.visits)
+
+
+def test_a_generator_whose_run_was_stopped_sends_nobody_and_says_nothing_more(tmp_path: Path) -> None:
+    """Armed, it waits for the release; and its input ends, as it does when whoever would tell it is gone."""
+    spec = tmp_path / "load.json"
+    load = Load(model="constant", rate=1, seconds=1, connections=3)
+    with socket.create_server(("127.0.0.1", 0), backlog=load.connections) as listener:
+        targets = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        given = {"load": asdict(load), "skus": ["a"], "seed": 1, "targets": targets, "folder": str(tmp_path)}
+        spec.write_text(json.dumps(given), encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.comparison.generate", str(spec)],
+            cwd=REPOSITORY,
+            env=python_environment(os.environ),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "")
+    assert [*json.loads(done.stdout)] == ["armed"]
+    assert [*tmp_path.iterdir()] == [spec]
