@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+import scipy  # and not its stats, which it loads when they are first asked for: seconds, for whoever wants a constant of this module
 from numpy.typing import NDArray
-from scipy import stats
 
 Floats = NDArray[np.float64]
 
@@ -169,7 +169,7 @@ def middle(values: Sequence[float], seed: int) -> tuple[float, float, float] | N
     median, least, most = float(np.median(data)), float(data.min()), float(data.max())
     if len(data) < PAIRS_MIN or most - least <= 1e-9 * abs(most):
         return median, least, most
-    found = stats.bootstrap(
+    found = scipy.stats.bootstrap(
         (data,),
         np.median,
         n_resamples=RESAMPLES,
@@ -191,7 +191,7 @@ def effect(
     differences = np.asarray([scale.difference(a.number, b.number) for a, b in usable])
     mean = float(np.mean(differences))
     error = float(np.std(differences, ddof=1)) / math.sqrt(len(usable))
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(usable) - 1)) * error
+    reach = float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, len(usable) - 1)) * error
     bounded = {Winner.A for a, _ in usable if a.is_bound} | {Winner.B for _, b in usable if b.is_bound}
     below = {Winner.A for a, _ in usable if a.is_below} | {Winner.B for _, b in usable if b.is_below}
     return Effect(
@@ -238,14 +238,14 @@ def _usable(pairs: Sequence[tuple[Value, Value]], scale: Scale) -> list[tuple[Va
 def _p_of_mean(mean: float, error: float, count: int) -> float:
     if error == 0:
         return 1.0 if mean == 0 else 0.0
-    return float(2 * stats.t.sf(abs(mean / error), count - 1))
+    return float(2 * scipy.stats.t.sf(abs(mean / error), count - 1))
 
 
 def _p_of_signs(differences: Floats, seed: int) -> float:
     if not np.any(differences):
         return 1.0
     exact = len(differences) <= EXACT_PAIRS_MAX
-    found = stats.permutation_test(
+    found = scipy.stats.permutation_test(
         (differences,),
         np.mean,
         permutation_type="samples",
@@ -324,7 +324,9 @@ def at_most(successes: int, trials: int) -> float | None:
     """What the share may be at most, with CONFIDENCE (Clopper and Pearson); one-sided, as 3/n for none in n."""
     if not trials:
         return None
-    return float(stats.binomtest(successes, trials, alternative="less").proportion_ci(CONFIDENCE, method="exact").high)
+    return float(
+        scipy.stats.binomtest(successes, trials, alternative="less").proportion_ci(CONFIDENCE, method="exact").high
+    )
 
 
 def hodges_lehmann(before: Sequence[float], after: Sequence[float], scale: Scale) -> tuple[float, float] | None:
@@ -336,4 +338,4 @@ def hodges_lehmann(before: Sequence[float], after: Sequence[float], scale: Scale
     shift = float(np.median([scale.difference(a, b) for a in before for b in after]))
     if set(before) == set(after) and len(set(before)) == 1:
         return shift, 1.0
-    return shift, float(stats.mannwhitneyu(before, after, alternative="two-sided").pvalue)
+    return shift, float(scipy.stats.mannwhitneyu(before, after, alternative="two-sided").pvalue)

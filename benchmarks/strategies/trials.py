@@ -7,7 +7,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest
+import scipy  # and not its stats, which it loads when they are first asked for: seconds, before anything can begin
 
 from benchmarks.strategies.field import Field
 from benchmarks.strategies.oracle import Kind
@@ -183,7 +183,7 @@ def tally(trials: Iterable[Trial]) -> Counter[Kind]:
 
 def bounds(hits: int, of: int) -> tuple[float, float]:
     """Clopper and Pearson's interval of a rate."""
-    found = binomtest(hits, of).proportion_ci(CONFIDENCE, "exact")
+    found = scipy.stats.binomtest(hits, of).proportion_ci(CONFIDENCE, "exact")
     return float(found.low), float(found.high)
 
 
