@@ -1,1 +1,1 @@
-"""What one hold costs PostgreSQL, what each of its features costs, and how late holds end. See ``__main__``."""
+"""What a payment costs its worker. See ``__main__``."""
