@@ -134,7 +134,11 @@ async def test_a_stream_has_a_time_of_its_own_to_be_silent() -> None:
         await read_head(client.reader)
         with pytest.raises(ConnectionResetError):
             await client.rest()
-        assert server.closed == 1
+
+        async def is_closed() -> bool:
+            return server.closed == 1
+
+        await balancer.until(is_closed)
 
 
 async def test_a_path_has_servers_of_its_own_and_nobody_hears_of_their_death() -> None:
