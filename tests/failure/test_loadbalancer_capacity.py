@@ -217,7 +217,8 @@ async def test_streams_and_long_polls_take_nobodys_place_and_a_purchase_that_wai
 async def test_a_place_is_given_back_however_the_request_ends() -> None:
     server = Upstream("a")
     busy = Busy(server)
-    limits = {"LB_MAXCONN": "1", "LB_QUEUE_TIMEOUT": LONG, "LB_RESPONSE_TIMEOUT": "3"}
+    # so long that who is at work is not late before who waits behind it is seen in the queue
+    limits = {"LB_MAXCONN": "1", "LB_QUEUE_TIMEOUT": LONG, "LB_RESPONSE_TIMEOUT": "10"}
     async with balanced(server, **limits) as balancer:
         # the server resets; the client leaves; the server says nothing
         (reset,) = await send(balancer, get("/reset"))

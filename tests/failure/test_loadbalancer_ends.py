@@ -63,7 +63,7 @@ async def test_an_answer_is_the_end_of_its_request() -> None:
         ("SD", HALF, True, {}),
         ("PH", b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", False, {}),
         ("sH", b"", False, {"LB_RESPONSE_TIMEOUT": "0.3"}),
-        ("sD", HALF, False, {"LB_RESPONSE_TIMEOUT": "0.3"}),
+        ("sD", HALF, False, {"LB_RESPONSE_TIMEOUT": "4"}),  # in which the half has come
     ],
 )
 async def test_a_server_ends_it_by_leaving_by_nonsense_or_by_silence(
@@ -132,7 +132,7 @@ async def test_a_client_leaves(code: str, data: bytes) -> None:
 
 
 async def test_a_client_dawdles_or_sends_what_nobody_can_read() -> None:
-    async with balanced(Upstream("a"), LB_HEAD_TIMEOUT="0.3") as balancer:
+    async with balanced(Upstream("a"), LB_HEAD_TIMEOUT="4") as balancer:  # counted from the connection, before a byte
         await asked(balancer, b"GET / HTT")
         await ended(balancer, "cR")
     async with balanced(Upstream("a")) as balancer:

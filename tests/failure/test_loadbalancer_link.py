@@ -184,13 +184,13 @@ async def test_an_answer_that_is_late_is_told_so_and_the_others_are_not() -> Non
         if head.body == b"late":
             await go_on.wait()
 
-    async with linked(server, LB_RESPONSE_TIMEOUT="0.5") as balancer:
+    async with linked(server, LB_RESPONSE_TIMEOUT="4") as balancer:  # in which the link is made, too
         server.work = wait
         late = asyncio.create_task(balancer.ask(post("late")))
         while not server.requests:
             await asyncio.sleep(0.01)
         answer = await balancer.ask(post("quick"))
-        assert answer.status in {200, 504}  # half a second may be too little for a machine that has much to do
+        assert answer.status in {200, 504}  # that may be too little for a machine that has much to do
         assert (await late).status == 504
         go_on.set()
 
