@@ -55,6 +55,11 @@ async def test_requests_behind_one_being_answered_are_not_read_without_end() -> 
     async with balanced(server, LB_GRACE="0") as balancer:
         client = await balancer.client()
         client.writer.write(GET)
+
+        async def has_come() -> bool:
+            return len(server.requests) == 1
+
+        await balancer.until(has_come)
         assert await is_held_up(client, GET * 25_000, 100)
         assert len(server.requests) == 1
 
