@@ -61,7 +61,7 @@ class Process:
         }
         self.child: asyncio.subprocess.Process | nursery.Child | None = None
         self.ended: int | None = None  # exit status, once stopped
-        self._is_told = False  # to stop
+        self._is_told = False  # to stop, by SIGTERM
 
     def tell_environment(self, more: dict[str, str]) -> None:
         """Settings that were not known when it was made, for its next start."""
@@ -147,9 +147,9 @@ class Process:
         assert self.child is not None
         if self.ended is not None:
             return self.ended
-        # Not if its test has told it: a second SIGTERM may meet a process that has stopped listening for it, and kill it.
-        if self.child.returncode is None and not self._is_told:
-            self.child.send_signal(number)
+        # SIGTERM once: a second one may meet a process that has stopped listening for it, and dies of it.
+        if self.child.returncode is None and not (self._is_told and number == signal.SIGTERM):
+            self.send(number)
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 self.ended = await self.child.wait()
