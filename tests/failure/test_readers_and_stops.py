@@ -11,8 +11,10 @@ from typing import NamedTuple
 import aiohttp
 import pytest
 
+from flashsale.backends.asyncio_redis.app import DECIDING_CALL_SECONDS
 from flashsale.backends.asyncio_redis.dispatch import DECIDE_SECONDS
 from flashsale.contract import wire
+from flashsale.gate.client import DEADLINE_SECONDS
 from tests.contract.drivers import HttpDriver
 from tests.patience import PATIENCE_SECONDS
 from tests.queued_shop import metric
@@ -20,6 +22,8 @@ from tests.sessions import AS_IT_COMES
 from tests.stages import Stage, staged
 
 WAIT_SECONDS = wire.WAIT_SECONDS_MAX
+# A store that does not answer is waited for so long at least, by whom it is asked, before a shopper hears "later" for it.
+STORE_SECONDS = min(DECIDE_SECONDS, DECIDING_CALL_SECONDS, DEADLINE_SECONDS)
 UNITS = 100
 LOOKS_MAX = 200
 READERS = 400  # more than a server lets wait for its reading connections
@@ -32,8 +36,8 @@ class Place(NamedTuple):
 
 
 @pytest.fixture
-async def place(template: str, redis_url: str) -> AsyncIterator[Place]:
-    async with staged(template, redis_url) as stage:
+async def place(request: pytest.FixtureRequest, template: str, redis_url: str) -> AsyncIterator[Place]:
+    async with staged(template, redis_url, settings=getattr(request, "param", None)) as stage:
         driver = HttpDriver(stage.authority, stage.owner, stage.session, stage.urls)
         await driver.open("s", {"a": UNITS}, 1)
         await stage.gate_opens(driver.own("s"))
@@ -48,6 +52,12 @@ async def buy(place: Place, who: str, *, hasty: bool = False) -> int:
     middlewares = AS_IT_COMES if hasty else None
     async with place.stage.session.post(url, json=body, headers=headers, middlewares=middlewares) as answer:
         return answer.status
+
+
+async def buy_at_once(place: Place, who: str) -> tuple[int, float]:
+    """The status of the first answer, and after how many seconds it came."""
+    began = time.monotonic()
+    return await buy(place, who, hasty=True), time.monotonic() - began
 
 
 async def pipelined(
@@ -84,6 +94,8 @@ async def answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     return int(head.split()[1]), await reader.readexactly(int(length[1]))
 
 
+# A server that is too busy to hear Redis in time asks PostgreSQL here: a refusal for Redis's sake would say nothing of readers.
+@pytest.mark.parametrize("place", [{"FLASH_GATE_AWAY": "ask"}], ids=["PostgreSQL is asked"], indirect=True)
 async def test_a_flood_of_readers_does_not_stop_decisions(place: Place) -> None:
     until = time.monotonic() + 3
     heard: set[int] = set()
@@ -102,12 +114,11 @@ async def test_a_flood_of_readers_does_not_stop_decisions(place: Place) -> None:
     reading = [asyncio.create_task(read()) for _ in range(READERS)]
     bought: list[tuple[int, float]] = []
     while goes_on():
-        began = time.monotonic()
-        bought.append((await buy(place, f"buyer-{len(bought)}", hasty=True), time.monotonic() - began))
+        bought.append(await buy_at_once(place, f"buyer-{len(bought)}"))
     await asyncio.gather(*reading)
     assert heard == {200, 503}, "the flood was none; more readers are needed"
     # Who stands behind readers hears "later" at once. A machine under load makes somebody wait for it first.
-    assert next((seconds for status, seconds in bought[:UNITS] if status != 201), DECIDE_SECONDS) >= DECIDE_SECONDS
+    assert next((seconds for status, seconds in bought[:UNITS] if status != 201), STORE_SECONDS) >= STORE_SECONDS
 
 
 async def test_one_too_many_hears_so_whatever_it_sent_and_comes_through_later(template: str, redis_url: str) -> None:
