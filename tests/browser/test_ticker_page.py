@@ -77,7 +77,8 @@ class Shop:
         for _ in range(units):
             self.others += 1
             wish = Wish(f"other-{self.others}", f"other-{self.others}", (("a", 1),))
-            assert await self.driver.reserve(wish, is_retry=False) == "held"
+            # replayed: queued although the front had said "later", for want of a confirm in time; sent again, it is decided already
+            assert await self.driver.reserve(wish, is_retry=False) in {"held", "replayed"}
 
     async def rows(self) -> list[dict[str, Any]]:
         """Every purchase of the sale that the browser's buyers made."""
