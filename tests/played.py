@@ -25,6 +25,9 @@ SALE = {
     "items": [{"sku": "a", "total": 10, "available": 10, "seq": 1}, {"sku": "b", "total": 5, "available": 5, "seq": 1}],
 }
 PURCHASE = {"id": "p", "state": "HELD", "version": 1, "deadline": "1970-01-01T00:01:00.000Z", "payments": []}
+# How long the page waits for an answer before it asks again. A test may need longer to give one, and then hears of it twice.
+WAITS = b"const ANSWER_MS = 5000;", b"const ANSWER_MS = 3_600_000;"
+assert WAITS[0] in FILES["wire.js"].body
 
 # A stream that says `word` of its SKU each 100 ms and never ends by itself; `streams` are all that were opened.
 STREAM = """window.streams = [];
@@ -91,7 +94,7 @@ class PlayedShop:
         if file := FILES.get(PAGE if path == "/" else path.rpartition("/")[2]):
             # where it is not secure, the browser ignores this one and complains
             headers = {name: value for name, value in file.headers.items() if name != "Cross-Origin-Opener-Policy"}
-            await route.fulfill(status=200, body=file.body, headers=headers)
+            await route.fulfill(status=200, body=file.body.replace(*WAITS), headers=headers)
         elif path == "/sales":
             sale = SALE | {"opens": "2000-01-01T00:00:00Z", "closes": "2999-01-01T00:00:00Z", "buyer_limit": 5}
             sale |= {"currency": "EUR", "hold_seconds": 300}
