@@ -142,7 +142,8 @@ class Shop:
 async def kept(authority: Authority, url: str) -> AsyncIterator[Metrics]:
     """An upkeep in this process."""
     metrics = Metrics()
-    gate = await Gate.connect(url)
+    # A rebuild whose answer comes too late is done, and not counted; or it is for another cause that it is done again.
+    gate = await Gate.connect(url, PATIENCE_SECONDS)
     keeper, expiry = GateKeeper(gate, authority, metrics), Expiry(authority, metrics)
     works = {"apply": keeper.apply, "settle": keeper.settle_abandoned, "probe": keeper.probe, "expiry": expiry.round}
     tasks = [asyncio.create_task(run_rounds(name, work)) for name, work in works.items()]
