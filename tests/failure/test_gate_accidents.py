@@ -34,6 +34,7 @@ from tests.servers import free_port, running
 
 STORM_SECONDS = 2.5
 FROZEN_SECONDS = 3.0  # some deadlines, and some handshakes in vain
+NEVER_MS = 10**9  # until a test says that the janitor's time has come
 WON_MIN = 30
 UNITS = 50
 
@@ -158,7 +159,9 @@ async def kept(authority: Authority, url: str) -> AsyncIterator[Metrics]:
 
 
 @pytest.fixture
-async def shop(redis: OwnRedis, authority: Authority) -> AsyncIterator[Shop]:
+async def shop(redis: OwnRedis, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shop]:
+    """What it has debited it decides as late as it likes: the janitor fences nobody, unless a test says so."""
+    monkeypatch.setattr(gate_keeper, "ABANDONED_MS", NEVER_MS)
     gate = await Gate.connect(
         redis.url, PATIENCE_SECONDS
     )  # a buyer's own half a second is no matter of these accidents
@@ -256,7 +259,9 @@ async def test_after_any_loss_the_gate_is_back_and_equal(
         await until(shop.equal, "the rest sold")
 
 
-async def test_buyers_all_through_restarts_take_every_unit_once(shop: Shop, redis: OwnRedis) -> None:
+async def test_buyers_all_through_restarts_take_every_unit_once(
+    shop: Shop, redis: OwnRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     verdicts: list[object] = []
 
     async def keep_buying() -> None:
@@ -279,6 +284,7 @@ async def test_buyers_all_through_restarts_take_every_unit_once(shop: Shop, redi
         async with asyncio.timeout(2 * PATIENCE_SECONDS):
             await asyncio.gather(*buyers)
         # Settling failed for some: what they left pending is the janitor's.
+        monkeypatch.setattr(gate_keeper, "ABANDONED_MS", 0)
         await until(shop.equal, "in order after the storm")
         stock = await shop.authority.read_stock(shop.sku)
         assert stock is not None
@@ -332,7 +338,6 @@ async def test_a_storm_of_both_backends_cancels_and_pauses_leaves_the_gate_equal
 async def test_a_swallowed_reply_leaves_no_unit_behind(
     shop: Shop, redis: OwnRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate_keeper, "ABANDONED_MS", 3_600_000)
     monkeypatch.setattr(gate_keeper, "SLOW_PAUSE_SECONDS", 0.05)
     async with kept(shop.authority, redis.url) as metrics, proxied(redis.url) as proxy:
         await until(shop.equal, "the first gate")
@@ -357,12 +362,12 @@ async def test_a_swallowed_reply_leaves_no_unit_behind(
 async def test_a_winner_whose_settle_was_lost_keeps_the_unit(
     shop: Shop, redis: OwnRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate_keeper, "ABANDONED_MS", 300)
     monkeypatch.setattr(gate_keeper, "SLOW_PAUSE_SECONDS", 0.05)
     async with kept(shop.authority, redis.url):
         await until(shop.equal, "the first gate")
         _, wish = await shop.debit()
         await shop.authority.reserve_batch([wish])
+        monkeypatch.setattr(gate_keeper, "ABANDONED_MS", 0)
         await until(shop.equal, "settled by what PostgreSQL says")
         view = await shop.gate.look(shop.sale, [shop.sku])
         assert view.items[shop.sku].available == UNITS - 1
@@ -461,7 +466,7 @@ async def test_a_damaged_gate_is_its_own_sales_alone(
         _, lost = await other.debit()
         await other.authority.reserve_batch([lost])
         assert lost.epoch is not None
-        monkeypatch.setattr(gate_keeper, "ABANDONED_MS", 100)
+        monkeypatch.setattr(gate_keeper, "ABANDONED_MS", 0)
         await until(other.equal, "applied, and its lost settle made good")
         assert count(metrics, "flash_gate_rebuilds_total", cause="damaged") == 0
         monkeypatch.setattr(plan, "PATIENCE_SECONDS", 0.1)
@@ -515,12 +520,12 @@ async def test_a_gate_that_no_row_can_be_applied_to_is_replaced_and_others_move_
 async def test_damage_that_only_settling_meets_is_replaced(
     shop: Shop, redis: OwnRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate_keeper, "ABANDONED_MS", 300)
     monkeypatch.setattr(gate_keeper, "SLOW_PAUSE_SECONDS", 0.05)
     async with kept(shop.authority, redis.url) as metrics:
         await until(shop.equal, "the first gate")
         _, wish = await shop.debit()
         await redis.client.hset(f"{{{shop.sale}}}:pending_buyer", wish.buyer, "x")
+        monkeypatch.setattr(gate_keeper, "ABANDONED_MS", 0)
 
         await replaced(metrics, "damaged")
         await until(shop.equal, "in order")
