@@ -43,7 +43,6 @@ HERE, PAYMENTS, GATE = (
 pytestmark = pytest.mark.timeout(300)  # of hangs: processes start two or three times in each
 KEYS = 1_000
 QUEUED = ("gevent_rabbit.", "checkout.")
-WITHOUT_REPAIR_SECONDS = 4.0  # for what takes a tenth of one; on a slow machine a control may pass for the wrong reason
 
 
 TABLE = MappingProxyType(
@@ -649,7 +648,7 @@ async def test_without_its_repair_a_row_fails(
 ) -> None:
     control = CONTROLS[repair]
     control.here(monkeypatch)
-    scene.patience_s = WITHOUT_REPAIR_SECONDS
+    scene.never = control.shows
     more = {}
     if control.there:
         (tmp_path / "sitecustomize.py").write_text(control.there)
@@ -663,7 +662,7 @@ async def test_a_hold_that_nobody_heard_of_loses_its_units_if_nobody_reads_its_r
 ) -> None:
     async with behind_a_proxy(database, redis_url, monkeypatch) as (scene, way):
         settles_all(keep=False)(monkeypatch)
-        scene.patience_s = WITHOUT_REPAIR_SECONDS
+        scene.never = NOT_PUT_RIGHT
         with pytest.raises((AssertionError, pytest.fail.Exception), match=NOT_PUT_RIGHT):
             await the_reply_is_lost_and_then_the_server(scene, way)
 
@@ -673,8 +672,8 @@ async def test_a_lost_gate_stays_lost_if_nobody_looks(
 ) -> None:
     async with Scene(database, own_redis.url, monkeypatch) as scene:
         monkeypatch.setattr(plan, "diagnose", lambda *_: None)
-        scene.patience_s = WITHOUT_REPAIR_SECONDS
-        with pytest.raises(pytest.fail.Exception, match="never came: the gate is replaced"):
+        scene.never = "never came: the gate is replaced"
+        with pytest.raises(pytest.fail.Exception, match=scene.never):
             await redis_loses_the_gate(
                 scene, own_redis, "killed and put back in time", tmp_path_factory.mktemp("past") / "files"
             )
