@@ -322,8 +322,10 @@ async def nothing(_: Scene, __: str) -> None:
 async def elsewhere(scene: Scene, who: str, key: str, quantity: int) -> None:
     """Somebody buys through the other backend, which the gate does not see."""
     buyer, own, began = scene.shop.own(who), scene.shop.key(key), time.time()
-    cart = wire.Cart((wire.Line(scene.sku, quantity),))
-    attempt = Attempt(uuid4(), wire.purchase_id(buyer, own), buyer, own, cart)
+    purchase, cart = wire.purchase_id(buyer, own), wire.Cart((wire.Line(scene.sku, quantity),))
+    if await scene.authority.read_purchase(purchase, buyer) is not None:
+        return  # before a try that the server was too busy for
+    attempt = Attempt(uuid4(), purchase, buyer, own, cart)
     (decision,) = await scene.authority.reserve_batch([attempt])
     assert decision.purchase is not None
     scene.note(who, own, quantity, began, (201, json.loads(wire.purchase_body(decision.purchase))))
