@@ -15,14 +15,13 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-from flashsale.authority.client import Authority
 from flashsale.contract import wire
 from flashsale.gate.client import Gate, GateUnavailable, GateView
 from flashsale.proof.auditor import audit
 from flashsale.proof.evidence import ToldCall
 from flashsale.upkeep import gate_keeper
 from tests.contract.drivers import HttpDriver
-from tests.databases import Database
+from tests.databases import Database, patient
 from tests.failure.test_gate_accidents import kept
 from tests.patience import PATIENCE_SECONDS
 from tests.servers import JWT_SECRET, Process
@@ -84,7 +83,7 @@ class Scene:
         try:
             self.monkeypatch.setattr(gate_keeper, "ABANDONED_MS", NEVER_MS)
             self.monkeypatch.setattr(gate_keeper, "SLOW_PAUSE_SECONDS", 0.05)
-            self.authority = await Authority.connect(self.database.app_url, 4, PATIENCE_SECONDS)
+            self.authority = await patient(self.database, 4)
             self._stack.push_async_callback(self.authority.close)
             self.owner = await asyncpg.connect(self.database.owner_url)
             self._stack.push_async_callback(self.owner.close)
