@@ -76,6 +76,10 @@ class Process:
     async def spawn(self) -> None:
         """Start, or start again; when it will be ready is not for it to say."""
         self.ended, self._is_told = None, False
+        # A front's worker dies a moment after its master, and has the ports until then.
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not all(port_is_free("127.0.0.1", port) for port in (self.port, self.ops_port)):
+                await asyncio.sleep(0.01)
         with self.log.open("ab") as log:
             if self.module in nursery.KIND and self._environment["PYTHONPATH"] == nursery.PATH:
                 self.child = await nursery.bear(self.module, self._environment, log, first=self.first)
