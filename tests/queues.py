@@ -46,7 +46,9 @@ async def empty_payments() -> None:
     """Take every message out of the payments' queues."""
     async with broker() as channel:
         await payments.declare(channel)
-        for name in [payments.PAYMENTS, payments.DEAD, *(f"{payments.PAYMENTS}.retry.{d}" for d in payments.RETRY_MS)]:
+        # The way that a message goes, or one whose delay is over meanwhile would come to a queue that was emptied.
+        delayed = [f"{payments.PAYMENTS}.retry.{delay_ms}" for delay_ms in payments.RETRY_MS]
+        for name in [*delayed, payments.PAYMENTS, payments.DEAD]:
             await (await channel.declare_queue(name, passive=True)).purge()
 
 
