@@ -15,6 +15,7 @@ from flashsale.operate.context import Context, OperationError
 from flashsale.payments import queues
 from flashsale.queued import topology
 from tests.databases import Database, given
+from tests.patience import PATIENCE_SECONDS
 from tests.queues import broker, empty_payments
 
 BODIES = [json.dumps({"subject": f"purchase {number}", "data": {"try": 1}}).encode() for number in range(6)]
@@ -52,7 +53,10 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(database: Database, capsys: pytest.CaptureFixture[str]) -> Desk:
+async def desk(database: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Desk:
+    # An operator who is told in seconds that the broker is away, or shown what came until then, is no matter of these tests.
+    for bound in ("CONNECT_SECONDS", "CALL_SECONDS", "QUIET_SECONDS", "BACK_SECONDS"):
+        monkeypatch.setattr(f"flashsale.operate.broker.{bound}", PATIENCE_SECONDS)
     await empty_payments()
     async with broker() as channel:
         for number, body in enumerate(BODIES):

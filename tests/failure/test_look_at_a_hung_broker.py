@@ -16,6 +16,8 @@ from tests.queues import empty_payments, put, ready_messages
 async def test_a_broker_that_hangs_keeps_nobody_in_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
     await empty_payments()
     await put(queues.DEAD, b"one", b"two")
+    for name in ("CONNECT_SECONDS", "CALL_SECONDS", "QUIET_SECONDS"):  # until it hangs
+        monkeypatch.setattr(broker, name, PATIENCE_SECONDS)
     url = given("FLASH_TEST_RABBITMQ_URL")
     async with proxied(url) as proxy:
 
