@@ -264,7 +264,8 @@ async def test_killed_services_come_back_with_what_they_acknowledged(settings: S
             await stack.kill(service)
         await eventually(lambda: all(process.state == "ready" for process in stack.processes), "both are back")
         assert {process.role: process.spec.port for process in stack.processes} == ports
-        assert [process.restarts for process in stack.processes] == [1, 1]
+        # at least: PostgreSQL's first may still meet a child of the one that was killed, which has its memory
+        assert all(process.restarts >= 1 for process in stack.processes)
         connection.terminate()
         connection = await asyncpg.connect(stack.urls.postgres_owner)
         assert await connection.fetchval("SELECT answer FROM kept") == 42
