@@ -11,6 +11,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from flashsale.authority import claim
 from flashsale.authority.claim import CLASS, Claim, ClaimRefused
 from flashsale.authority.client import AuthorityUnavailable
 from flashsale.settings import Settings
@@ -23,6 +24,14 @@ from tests.servers import Process
 
 ROUNDS = 20
 CLAIMS = "SELECT pid FROM pg_stat_activity WHERE application_name = 'flashsale claim' AND datname = current_database()"
+
+
+@pytest.fixture(autouse=True)
+def patient_claims(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are taken here, and not by a process: whoever stands at the door waits until it opens, and is then told why not."""
+    for bound in ("CONNECT_SECONDS", "CALL_SECONDS"):
+        monkeypatch.setattr(claim, bound, PATIENCE_SECONDS)
+    monkeypatch.setitem(claim._SETTINGS, "lock_timeout", f"{PATIENCE_SECONDS:.0f}s")
 
 
 @pytest.fixture
@@ -66,7 +75,7 @@ async def test_of_two_that_start_together_one_is_let_in(database: Database) -> N
         taken = await asyncio.gather(
             *(Claim.take(database.app_url, f"redis://{name}:6379/0") for name in "ab"), return_exceptions=True
         )
-        claims = [claim for claim in taken if isinstance(claim, Claim)]
+        claims = [each for each in taken if isinstance(each, Claim)]
         assert len(claims) == 1
         assert any(isinstance(refusal, ClaimRefused) for refusal in taken)
         claims[0].close()
