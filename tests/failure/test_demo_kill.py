@@ -1,10 +1,12 @@
 """A whole sale, and one process killed in the middle of its opening rush: no unit and no money goes wrong."""
 
+import asyncio
 import contextlib
 import functools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import aiohttp
 import pytest
 import pytest_asyncio
 
@@ -21,7 +24,7 @@ from flashsale.settings import ASYNCIO_REDIS, BACKENDS, GEVENT_RABBIT, REPOSITOR
 from flashsale.stack import demo
 from flashsale.stack.demo import INSTANCE
 from flashsale.stack.options import KILLABLE, DemoOptions
-from flashsale.stack.roles import uses
+from flashsale.stack.roles import AUDITOR, uses
 from flashsale.stack.running import Stack
 from flashsale.stack.services import OWNER_ROLE
 from flashsale.stack.state import Instance
@@ -160,6 +163,17 @@ def test_what_no_chosen_sale_uses_cannot_be_killed() -> None:
     assert "has no edge" in errors
 
 
+async def seen_on_watch(instance: Instance) -> None:
+    """Wait until the auditor that runs beside the sale has seen something wrong."""
+    (auditor,) = (row for row in instance.read()["processes"] if row["role"] == AUDITOR)
+    async with aiohttp.ClientSession() as session, asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            async with session.get(f"http://127.0.0.1:{auditor['ops_port']}/report") as answer:
+                if not (await answer.json())["clean"]:
+                    return
+            await asyncio.sleep(0.1)
+
+
 @pytest.mark.timeout(WITHIN_S + STOP_S + 20)
 async def test_a_sale_that_lost_a_unit_ends_with_1() -> None:
     with started("--backend", ASYNCIO_REDIS) as run:
@@ -170,10 +184,15 @@ async def test_a_sale_that_lost_a_unit_ends_with_1() -> None:
         instance = Instance(Settings.load(os.environ).home, INSTANCE)
         # Only the owner may do this; the engine's own roles cannot.
         url = instance.read()["urls"]["postgres_auditor"].rpartition("@")[2]
-        await execute(
-            f"postgresql://{OWNER_ROLE}:{instance.passwords()['postgres_owner']}@{url}",
-            "UPDATE flash.stock SET total = total + 1 WHERE state = 'OPEN'",
-        )
+        run.send_signal(signal.SIGSTOP)  # or the sale might be over before the auditor on watch has looked again
+        try:
+            await execute(
+                f"postgresql://{OWNER_ROLE}:{instance.passwords()['postgres_owner']}@{url}",
+                "UPDATE flash.stock SET total = total + 1 WHERE state = 'OPEN'",
+            )
+            await seen_on_watch(instance)
+        finally:
+            run.send_signal(signal.SIGCONT)
         output, _ = run.communicate(timeout=WITHIN_S)
     assert run.returncode == 1
     (sale,) = json.loads(output)["runs"]
