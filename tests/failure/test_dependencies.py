@@ -105,9 +105,13 @@ class Place:
         return heard | dict(zip(names, await asyncio.gather(*map(self.buy, names)), strict=True))
 
     async def holds(self, who: str, *, pay_now: bool = False) -> Heard:
-        """Send this key until it has its hold; anything but "later" on the way fails."""
+        """Send this key until it has its hold, and its payment is asked for; anything but "later" on the way fails."""
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while (heard := await self.buy(who, pay_now=pay_now, Prefer="wait=5")).status == 202:
+            while True:
+                heard = await self.buy(who, pay_now=pay_now, Prefer="wait=5")
+                is_unasked = pay_now and heard.status in {200, 201} and not heard.body["payments"]  # yet
+                if heard.status != 202 and not is_unasked:
+                    break
                 await asyncio.sleep(0.05)
         assert heard.status in {200, 201}, heard.body
         return heard

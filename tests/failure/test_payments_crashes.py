@@ -71,13 +71,15 @@ class Till:
             return answer.status, json.loads(await answer.text())
 
     async def buy(self, who: str, *, pays: bool = False) -> str:
-        """A hold; its id."""
+        """A hold, whose payment is asked for if it ``pays``; its id."""
         more = {"pay_now": self.method} if pays else {}
         items = [{"sku": self.driver.own("a"), "quantity": 1}]
         async with asyncio.timeout(PATIENCE_SECONDS):
             while True:
                 status, document = await self.post(who, wire.PURCHASES_PATH, {"items": items, **more})
-                if status != 503:  # a busy machine's answer, which promises nothing
+                # a busy machine's answers: one promises nothing, and one is a hold that could not be asked for yet
+                is_unasked = pays and status in {200, 201} and not document["payments"]
+                if status != 503 and not is_unasked:
                     break
                 await asyncio.sleep(0.2)
         assert status in {200, 201}, document
