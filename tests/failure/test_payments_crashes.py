@@ -228,11 +228,9 @@ async def test_pay_now_pays_with_the_first_call_and_asks_again_on_a_replay(till:
     cart = wire.Cart((wire.Line(till.driver.own("a"), 1),), "card")
     buyer = till.driver.own("ben")
     attempt = Attempt(uuid.uuid4(), wire.purchase_id(buyer, key), buyer, key, cart)
-    await till.stage.authority.reserve_batch([attempt])
-    items = [{"sku": till.driver.own("a"), "quantity": 1}]
-    status, document = await till.post("ben", wire.PURCHASES_PATH, {"items": items, "pay_now": "card"})
-    assert status == 200
-    await till.comes_to(str(document["id"]), "PAID")
+    (decision,) = await till.stage.authority.reserve_batch([attempt])
+    assert decision.purchase is not None
+    await till.comes_to(await till.buy("ben", pays=True), "PAID")
 
 
 DECLINING = {"FLASH_GATEWAY_DECLINES_PERCENT": "100"}
