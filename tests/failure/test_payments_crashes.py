@@ -329,6 +329,8 @@ async def a_relay_is_killed_between_the_confirm_and_the_mark(till: Till) -> None
 async def test_postgresql_away_costs_no_message_a_try(till: Till, how: str) -> None:
     first = await till.buy("ana", pays=True)
     await till.comes_to(first, "PAID")
+    tries = ("flash_payments_retried_total", "flash_payments_dead_total")
+    before = [await till.counted(series) for series in tries]
     if how == "refuses":
         await till.books.refuse()
     else:
@@ -338,6 +340,7 @@ async def test_postgresql_away_costs_no_message_a_try(till: Till, how: str) -> N
     async with asyncio.timeout(PATIENCE_SECONDS):
         while await till.waiting(queues.PAYMENTS) < len(purchases):
             await asyncio.sleep(0.05)
+    assert [await till.counted(series) for series in tries] == before  # later a busy machine may cost one
     if how == "refuses":
         await till.books.open()
     else:
@@ -345,8 +348,6 @@ async def test_postgresql_away_costs_no_message_a_try(till: Till, how: str) -> N
     for purchase in purchases:
         await till.comes_to(purchase, "PAID")
         assert till.entries(purchase) == ["authorized", "captured"]
-    assert await till.counted("flash_payments_retried_total") == 0
-    assert await till.counted("flash_payments_dead_total") == 0
 
 
 @pytest.mark.parametrize("till", [{"FLASH_GATEWAY_LATENCY_MS": "500"}], indirect=True)
