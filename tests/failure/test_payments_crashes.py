@@ -649,18 +649,18 @@ async def test_a_refund_by_an_operator_is_done_once_whoever_dies(till: Till, aft
 
 @pytest.mark.parametrize("till", [{"FLASH_GATEWAY_DISPUTES_PERCENT": "100"} | TELLING], indirect=True)
 async def test_disputes_are_won_or_lost_and_units_stay(till: Till) -> None:
-    purchases = [await till.buy(f"p{number}", pays=True) for number in range(8)]
+    purchases = [await till.buy(f"p{number}", pays=True) for number in range(20)]
     ends = {"PAID": "dispute_won", "CHARGED_BACK": "dispute_lost"}
-    for purchase in purchases:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while len(till.entries(purchase)) < 4:
-                await asyncio.sleep(0.05)
-        await till.comes_to(purchase, *ends)
-    await settled(till)
+    # of the payment: a purchase is PAID before its dispute as well, and the journal has the end before anybody is told
+    over = "SELECT count(*) FROM flash.payment WHERE state IN ('DISPUTE_WON', 'DISPUTE_LOST')"
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while await till.stage.owner.fetchval(over) < len(purchases):
+            await asyncio.sleep(0.05)
     told = [(await till.state(purchase), till.entries(purchase)) for purchase in purchases]
     for state, entries in told:
         assert entries == ["authorized", "captured", "disputed", ends[state]]
-    assert {state for state, _ in told} == set(ends), "eight of one kind would be a wonder"
+    # The kind is the key's, and keys are new in each run: of eight, all were of one kind once in 128 runs.
+    assert {state for state, _ in told} == set(ends), "twenty of one kind would be a wonder"
     held = await till.stage.owner.fetchval("SELECT sum(total - available) FROM flash.stock")
     assert held == len(purchases)
     assert await audited_entries(till) == 4 * len(purchases)
