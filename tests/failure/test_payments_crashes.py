@@ -507,6 +507,8 @@ async def expired_while_the_worker_stands(till: Till, purchase: str) -> None:
 
 async def expires(till: Till, purchase: str) -> None:
     """The hold ends while nobody answers the question to void its try."""
+    # What took its relay more than two seconds is not voided at once; and later there is nobody who consumes.
+    await till.stage.owner.execute("UPDATE flash.payment SET asked_at = sent_at")
     await till.lapse(purchase)
     await till.sent("payment.void")
     assert await till.state(purchase) == "AUTHORIZING"
