@@ -624,6 +624,7 @@ async def test_a_refund_by_an_operator_is_done_once_whoever_dies(till: Till, aft
     await till.comes_to(purchase, "PAID")
     if after == "broker lost":
         await till.broker.refuse()
+    till.gateway.send(signal.SIGSTOP)  # or it might have given it back before a slow machine has looked
     operator = await asyncpg.connect(till.stage.database.operator_url)
     try:
         for _ in range(2):
@@ -633,6 +634,7 @@ async def test_a_refund_by_an_operator_is_done_once_whoever_dies(till: Till, aft
     finally:
         await operator.close()
     assert await till.state(purchase) == "PAID", "until the gateway has given it back"
+    till.gateway.send(signal.SIGCONT)
     if after == "broker lost":
         await asyncio.sleep(0.5)
         assert till.entries(purchase) == ["authorized", "captured"]
