@@ -44,9 +44,11 @@ async def test_a_message_that_no_queue_takes_is_503(template: str, redis_url: st
         await shop.open("s", {"a": 5}, 2)
         async with broker() as channel:
             await channel.queue_delete(topology.queue_of(shop.own("a")))
-        refused = await Shopper(shop, "ana").buy(stage.urls[0], hasty=True)
-        assert (refused.status, refused.body["verdict"]) == (503, "try_later")
-        assert await metric(stage, stage.servers[0].ops_port, 'flashsale_confirms_total{outcome="returned"}') == 1
+        returned = 'flashsale_confirms_total{outcome="returned"}'
+        async with asyncio.timeout(PATIENCE_SECONDS):  # what comes back too late is 503 as well, and counted as late
+            while not await metric(stage, stage.servers[0].ops_port, returned):
+                refused = await Shopper(shop, "ana").buy(stage.urls[0], hasty=True)
+                assert (refused.status, refused.body["verdict"]) == (503, "try_later")
 
 
 @pytest.mark.slow
@@ -65,6 +67,8 @@ async def test_a_full_shard_is_503_and_the_others_serve(template: str, redis_url
                 await asyncio.sleep(0.2)
         # the broker's bound may be overshot by a few, and no more
         heard = [(await Shopper(shop, f"b{n}", "sku0").buy(stage.urls[0], hasty=True)).status for n in range(20)]
+        late = await metric(stage, stage.servers[0].ops_port, 'flashsale_confirms_total{outcome="late"}')
         assert heard[-1] == 503, heard
-        assert heard.count(202) == heard.index(503)
+        # who is confirmed too late hears 503, and those behind may still be taken
+        assert late or heard.count(202) == heard.index(503), heard
         assert (await Shopper(shop, "ana", other).buy(stage.urls[0])).status == 202
