@@ -42,6 +42,13 @@ from flashsale.stream import refusals
 
 refusals.Refusals.refuse = lambda *_: None
 """
+# A confirm that comes too late is 503, and its attempt is queued all the same: beside the one of the shopper who comes again, where a
+# row says what each attempt becomes. What becomes of confirms is the matter of the rows that have a broker of their own.
+CONFIRMS_COME = f"""
+from flashsale.backends.gevent_rabbit import dispatch
+
+dispatch.CONFIRM_SECONDS = {PATIENCE_SECONDS}
+"""
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class Scene:
     directory: Path
     settings: dict[str, str]
     redis_url: str
+    first: str = QUEUES_ALL  # what a front does before all else
     told: list[ToldCall] = field(default_factory=list)
     lacks: Lacks = field(default_factory=Lacks)
     never: str = ""  # what does not come without a repair
@@ -70,7 +78,7 @@ class Scene:
     def __post_init__(self) -> None:
         self._processes: list[Process] = []
         self.shop = HttpDriver(self.stage.authority, self.stage.owner, self.session, [])
-        self.front = self.process(FRONT, QUEUES_ALL + self.lacks.front)
+        self.front = self.process(FRONT, self.first + self.lacks.front)
         self.shop.urls = [self.front.url]
         self._shoppers: dict[str, Shopper] = {}
         self.receipts: dict[str, str] = {}  # the first of each
@@ -320,7 +328,8 @@ async def scene_on(
             "FLASH_JWT_SECRET": JWT_SECRET,
             **own,
         }
-        async with Scene(stage, session, directory, settings, redis_url, lacks=lacks or Lacks()) as scene:
+        first = QUEUES_ALL if rabbitmq_url else QUEUES_ALL + CONFIRMS_COME
+        async with Scene(stage, session, directory, settings, redis_url, first, lacks=lacks or Lacks()) as scene:
             await scene.shop.open("s", {"a": units}, 1)
             await stage.gate_opens(scene.shop.own("s"))
             yield scene
