@@ -60,7 +60,10 @@ async def test_the_feed_alone_wakes(template: str, redis_url: str, tmp_path: Pat
                     pass
             shoppers = [Shopper(shop, f"b{n}") for n in range(5)]
             heard = await asyncio.gather(*(s.buy(front.url, Prefer=f"wait={WAIT_SECONDS}") for s in shoppers))
-            assert {answer.status for answer in heard} == {201}, "202 is for who waited in vain"
+            told = [answer for answer in heard if answer.status == 201]
+            assert told
+            # a 202 before that is of a front that PostgreSQL did not answer in time
+            assert all(answer in told or answer.seconds < TOLD_SECONDS for answer in heard), "who waited in vain"
         finally:
             await front.stop()
 
@@ -104,15 +107,21 @@ async def test_a_wait_in_vain_is_202_and_a_stop_answers_who_waits(template: str,
     async with staged(template, redis_url, servers=0, queued_servers=1, workers=0) as stage:
         shop = shop_on(stage)
         await shop.open("s", {"a": 9}, 9)
-        vain = await Shopper(shop, "ana").buy(stage.urls[0], Prefer="wait=2")
+        ana, ben, queue = Shopper(shop, "ana"), Shopper(shop, "ben"), topology.queue_of(shop.own("a"))
+        # Again whenever PostgreSQL or the broker has not answered the front in time: then it says 202 or 503 at once.
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while (vain := await ana.buy(stage.urls[0], Prefer="wait=2")).seconds < 1.9:
+                assert vain.status == 202
         assert vain.status == 202
-        assert vain.seconds >= 1.9
-        waiting = asyncio.create_task(Shopper(shop, "ben").buy(stage.urls[0], Prefer=f"wait={WAIT_SECONDS}"))
-        async with asyncio.timeout(
-            PATIENCE_SECONDS
-        ):  # a stop before the request has come would be a refused connection
-            while await ready_messages(topology.queue_of(shop.own("a"))) < 2:
-                await asyncio.sleep(0.05)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while True:
+                queued = await ready_messages(queue)
+                waiting = asyncio.create_task(ben.buy(stage.urls[0], hasty=True, Prefer=f"wait={WAIT_SECONDS}"))
+                # a stop before the request has come would be a refused connection
+                while not waiting.done() and await ready_messages(queue) <= queued:
+                    await asyncio.sleep(0.05)
+                if not waiting.done():
+                    break
         assert await stage.servers[0].stop() == 0
         assert (await waiting).status == 202
         assert (await waiting).seconds < TOLD_SECONDS
