@@ -121,8 +121,8 @@ async def test_a_waiter_sleeps_on_until_something_changed(template: str, redis_u
         shop = shop_on(stage)
         await shop.open("s", {"a": 50}, 2)
         shoppers = [Shopper(shop, f"b{n}") for n in range(30)]
-        heard = await asyncio.gather(*(shopper.buy(stage.urls[0], Prefer="wait=10") for shopper in shoppers))
-        assert {answer.status for answer in heard} == {201}
+        heard = await asyncio.gather(*(shopper.settled(stage.urls[0]) for shopper in shoppers))
+        assert {answer.status for answer in heard} <= {200, 201}
         looks = await asyncio.gather(*(shopper.look(stage.urls[0], Prefer="wait=2") for shopper in shoppers))
         assert min(look.seconds for look in looks) >= 1.9
         assert {look.body["state"] for look in looks} == {"HELD"}
