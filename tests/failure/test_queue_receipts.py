@@ -52,7 +52,7 @@ async def test_a_receipt_given_to_the_other_backend_is_decided_there_and_not_aga
         assert (again.status, again.body["state"]) == (200, "HELD")
         await worker.start()
         assert (await ana.decided(edge, receipt)).body["state"] == "HELD"
-        assert (await ana.buy(edge, Receipt=receipt)).status == 200
+        assert (await ana.settled(edge, Receipt=receipt)).status == 200
         async with asyncio.timeout(PATIENCE_SECONDS):  # a worker that is ready may not have been given it yet
             while await ready_messages(topology.queue_of(shop.own("a"))):
                 await asyncio.sleep(0.05)
