@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+import re
 import secrets
 import shutil
 import signal
@@ -697,14 +698,15 @@ async def test_the_process_is_ready_says_so_and_stops(redis: OwnRedis, shop: Sho
         async def is_ready() -> bool:
             return await status("/readyz") == 200
 
-        async with session.get(f"{base}/metrics") as answer:
-            assert 'flash_gate_rebuilds_total{cause="missing"} 1.0' in await answer.text()
         await redis.kill()
         await until(lambda: _not(is_ready), "not ready without Redis")
         assert await status("/livez") == 200
         await redis.start()
         await until(is_ready, "ready again")
         await until(shop.equal, "in order")
+        # One of two at least: a rebuild whose answer Redis gives too late is not counted.
+        async with session.get(f"{base}/metrics") as answer:
+            assert re.search(r'flash_gate_rebuilds_total{cause="(missing|other_run)"} 1\.0', await answer.text())
         assert await process.stop() == 0
 
 
