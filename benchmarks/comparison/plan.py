@@ -3,19 +3,26 @@
 A *block* is one machine weather: everything that a scenario compares happens once in it, close together, with one seed. The order within
 it is drawn, and turned round in the next block, so that whoever goes first in one goes last in the other (AB BA). Blocks of all
 scenarios, and those that compare a backend with itself, are spread evenly over the run: a slow quarter of an hour is everybody's.
+
+A pair of which one trial is void is no pair, and one pair too few decides nothing. So a block with a void trial is made again, at the
+end: whole, because the machine has other weather by then.
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from benchmarks.comparison.contract import LABELS, Planned, trial_name
-from benchmarks.comparison.scenario import Load, Scenario, expected_shoppers, load_seconds
+from benchmarks.comparison.scenario import Load, Scenario, ScenarioError, expected_shoppers, load_seconds
 
 NOISE_PAIRS = (("A", "A2"), ("B", "B2"))
 # Seconds of a trial besides its load, on a quiet machine: roles up, gate, arming, rest, audit, roles down. A run goes by what its
 # own trials took so far, as soon as there are any.
 AROUND_S = 15.0
+AGAIN = 100  # block 104 is block 4 made again, and 204 is 104
+AGAIN_MAX = 2  # times: a machine that spoils one in four is done with nearly all, and one that spoils all ends
 DRAINED_PER_S = 400.0  # what is decided by the slower backend on two cores: how long a burst goes on
 
 
@@ -28,12 +35,14 @@ class Block(NamedTuple):
 
 
 def plan(scenarios: Sequence[Scenario], size: str, seed: int, blocks: int | None = None) -> list[Planned]:
-    """All trials in order. ``blocks``: of each scenario, instead of what its file says."""
+    """All trials in order. ``blocks``: of each scenario, instead of what its file says. Raises ScenarioError for too many."""
     found: list[Block] = []
     for number, scenario in enumerate(scenarios):
         dice = random.Random(f"{seed}:{scenario.name}:order")
         count = scenario.blocks.of(size) if blocks is None else blocks
         noise = scenario.noise.of(size)
+        if count + noise >= AGAIN:
+            raise ScenarioError([f"{scenario.name}: {count + noise} blocks, and a run numbers fewer than {AGAIN}"])
         items = [(label, variant) for variant, _ in scenario.variants() for label in scenario.labels]
         shift = (number + 1) / (
             len(scenarios) + 1
@@ -56,6 +65,30 @@ def plan(scenarios: Sequence[Scenario], size: str, seed: int, blocks: int | None
             ]
             found.append(Block(place, scenario.name, trials))
     return [trial for block in sorted(found, key=lambda block: block.place) for trial in block.trials]
+
+
+def again(planned: Sequence[Planned], void: Collection[str]) -> list[list[Planned]]:
+    """
+    The blocks that are due once more, since one of their trials is among ``void``. Those of the scenario with the most blocks come first:
+    there a pair more or less decides. Nothing asks what a trial found, only whether it may be believed.
+    """
+    blocks: dict[tuple[str, int], list[Planned]] = {}
+    for each in planned:
+        blocks.setdefault((each.scenario, each.block), []).append(each)
+    many = Counter(scenario for scenario, block in blocks if block < AGAIN)
+    due = [
+        [_again(each) for each in block]
+        for (name, number), block in blocks.items()
+        if any(each.trial in void for each in block)
+        and number < AGAIN * AGAIN_MAX
+        and (name, number + AGAIN) not in blocks
+    ]
+    return sorted(due, key=lambda block: -many[block[0].scenario])
+
+
+def _again(planned: Planned) -> Planned:
+    block = planned.block + AGAIN
+    return replace(planned, trial=trial_name(planned.scenario, block, planned.position, planned.label), block=block)
 
 
 def block_seed(seed: int, scenario: str, block: int) -> int:

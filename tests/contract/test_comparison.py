@@ -44,6 +44,7 @@ async def test_all_meet_the_same_shoppers_and_everything_is_written_down(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trial, "SETTLES_S", 0.0)  # nothing is measured here
+    monkeypatch.setattr(plan, "AGAIN_MAX", 0)  # and a void trial is as good
     monkeypatch.setattr(trial, "PRIMER", replace(trial.PRIMER, seconds=0.5))
     for observer in (stock, queues):  # whose last look is held against the books
         monkeypatch.setattr(observer, "ASK_S", PATIENCE_SECONDS)

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.comparison import plan, scenario
 from benchmarks.comparison.contract import SIZES, Planned
 from benchmarks.comparison.gates import Facts, judge, void_reasons
-from benchmarks.comparison.scenario import Load, Noise, Repeats, Scenario, Vary
+from benchmarks.comparison.scenario import Load, Noise, Repeats, Scenario, ScenarioError, Vary
 
 NORMAL = Scenario("normal", "?", blocks=Repeats(standard=6), noise=Noise(standard=2))
 SERIES = Scenario("series", "?", blocks=Repeats(standard=2), vary=Vary("engine.servers", (1, 2, 3)))
@@ -85,6 +85,46 @@ def test_equal_seeds_equal_plans() -> None:
 def test_as_many_blocks_as_are_asked_for() -> None:
     assert {each.block for each in plan.plan([NORMAL], "scenario", 1, blocks=4)} == {1, 2, 3, 4}
     assert len(plan.plan([NORMAL], "scenario", 1)) == 2
+
+
+def test_a_block_with_a_void_trial_is_made_again_whole_in_the_same_order() -> None:
+    planned = plan.plan([SERIES, NORMAL], "standard", 1)
+    series, pair, noise = (
+        next(each.trial for each in planned if (each.scenario, each.block) == wanted)
+        for wanted in (("series", 2), ("normal", 4), ("normal", 8))
+    )
+    first, second, third = plan.again(planned, {series, pair, noise})
+    assert [{(each.scenario, each.block) for each in block} for block in (first, second, third)] == [
+        {("normal", 104)},
+        {("normal", 108)},
+        {("series", 102)},
+    ], "where there are most blocks one more decides"
+    assert of(first, "normal", 104) == of(planned, "normal", 4)
+    assert of(third, "series", 102) == of(planned, "series", 2)
+    everything = [*planned, *first, *second, *third]
+    assert len({each.trial for each in everything}) == len(everything)
+    assert plan.block_seed(1, "normal", 104) != plan.block_seed(1, "normal", 4)
+
+
+def test_nothing_is_made_again_that_is_valid_or_has_been() -> None:
+    planned = plan.plan([NORMAL], "standard", 1)
+    assert plan.again(planned, ()) == []
+    void = next(each.trial for each in planned if each.block == 4)
+    (block,) = plan.again(planned, {void})
+    planned += block
+    assert plan.again(planned, {void}) == []
+    (block,) = plan.again(planned, {void, block[0].trial})
+    assert {each.block for each in block} == {204}
+    planned += block
+    assert plan.again(planned, {each.trial for each in planned if each.block % plan.AGAIN == 4}) == [], (
+        "and no third time"
+    )
+
+
+def test_no_block_has_the_number_of_one_that_was_made_again() -> None:
+    assert plan.plan([NORMAL], "standard", 1, blocks=97)
+    with pytest.raises(ScenarioError, match="fewer than 100"):
+        plan.plan([NORMAL], "standard", 1, blocks=98)
 
 
 @pytest.mark.parametrize("size", [size for size in SIZES if size != "scenario"])

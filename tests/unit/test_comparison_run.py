@@ -1,17 +1,22 @@
 """A run's manifest: what is needed to do the same again, to bring it to its end, and to stop in time."""
 
+import contextlib
 import signal
 import sys
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.comparison import __main__ as command
 from benchmarks.comparison import contract, plan, scenario
 from benchmarks.comparison.contract import NOT_AUDITED, Audit, Trial
-from benchmarks.comparison.engine import run
+from benchmarks.comparison.engine import ceiling, run, trial
+from benchmarks.comparison.engine.ceiling import Ceiling
 from benchmarks.comparison.engine.run import Wanted
+from flashsale.settings import Settings
 from flashsale.stack.exits import Exit, StackError
 from tests.stopped import ORDERS, Stopped
 
@@ -90,6 +95,41 @@ def test_books_that_are_wrong_fail_the_run_and_void_trials_too(tmp_path: Path, a
     where.mkdir()
     contract.write_trial(where, replace(a_trial(planned, 1.0), is_void=True, audit=audit), [])
     assert run._told(folder, made, lambda _: None) == code
+
+
+@pytest.mark.parametrize(("minutes", "blocks"), [(10, {1, 101}), (1, {1})])
+async def test_a_void_block_is_made_again_if_there_is_time(
+    minutes: int, blocks: set[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave(planned: contract.Planned, where: Path, *, is_void: bool) -> Trial:
+        made = replace(a_trial(planned, 1.0), is_void=is_void)
+        contract.write_trial(where, made, [])
+        return made
+
+    async def run_trial(_: object, planned: contract.Planned, __: object, ___: object, where: Path) -> Any:
+        return leave(planned, where, is_void=False), {"response_p50_ms": 1.0, "response_p99_ms": 2.0}
+
+    async def measure(_: object) -> Ceiling:
+        return Ceiling(1.0, None, None, None)
+
+    @contextlib.asynccontextmanager
+    async def no_stack(*_: object, **__: object) -> AsyncIterator[None]:
+        yield
+
+    monkeypatch.setattr(run, "running_stack", no_stack)
+    monkeypatch.setattr(ceiling, "measure", measure)
+    monkeypatch.setattr(trial, "run", run_trial)
+    monkeypatch.setattr(run, "MINUTES", {"quick": minutes})
+    folder, made = run.prepare(replace(QUICK, names=("burst",)), tmp_path)
+    for planned in made.plan:
+        where = folder / "trials" / planned.trial
+        where.mkdir()
+        leave(planned, where, is_void=planned.label == "B")
+    settings = Settings.load({"FLASH_HOME": str(tmp_path)})
+    assert await run.conduct(settings, {}, folder, made, lambda _: None) == Exit.OK
+    ended = contract.read_run(folder)
+    assert ended.ended_at
+    assert {each.block for each, _ in contract.trial_folders(folder, ended)} == blocks
 
 
 def progress(tmp_path: Path) -> tuple[run._Progress, list[contract.Planned]]:

@@ -111,20 +111,38 @@ async def conduct(
             run = replace(run, machine={**run.machine, "generator": most.document()})
             contract.write_run(folder, run)
             place = Place(settings, services, most.per_s, environment)
-            for planned in due:
-                if progress.must_stop(planned):
-                    say(f"the time of {run.size} is up with {progress.left} trials left; --resume makes them")
-                    return _told(folder, run, say)
-                progress.phase(planned.trial)
-                where = folder / "trials" / planned.trial
-                where.mkdir(exist_ok=True)
-                seed = plan.block_seed(run.seed, planned.scenario, planned.block)
-                variant = plan.variant_of(scenarios[planned.scenario], planned)
-                progress.made(*await trial.run(place, planned, variant, seed, where))
+            while True:
+                for planned in due:
+                    if progress.must_stop(planned):
+                        say(f"the time of {run.size} is up with {progress.left} trials left; --resume makes them")
+                        return _told(folder, run, say)
+                    progress.phase(planned.trial)
+                    where = folder / "trials" / planned.trial
+                    where.mkdir(exist_ok=True)
+                    seed = plan.block_seed(run.seed, planned.scenario, planned.block)
+                    variant = plan.variant_of(scenarios[planned.scenario], planned)
+                    progress.made(*await trial.run(place, planned, variant, seed, where))
+                due = _made_again(folder, run, progress)
+                if not due:
+                    break
+                run = replace(run, plan=(*run.plan, *due))
+                contract.write_run(folder, run)
     finally:
         contract.running_path(settings.home).unlink(missing_ok=True)
     contract.write_run(folder, replace(run, ended_at=_now(), checksums=await asyncio.to_thread(_checksums, folder)))
     return _told(folder, run, say)
+
+
+def _made_again(folder: Path, run: Run, progress: "_Progress") -> list[Planned]:
+    # One block at a time: how long it takes is known better after each.
+    void = {
+        planned.trial for planned, where in contract.trial_folders(folder, run) if contract.read_trial(where).is_void
+    }
+    for block in plan.again(run.plan, void):
+        if progress.has_time(block):
+            progress.more(block)
+            return block
+    return []
 
 
 def _told(folder: Path, run: Run, say: Callable[[str], None]) -> int:
@@ -169,9 +187,16 @@ class _Progress:
         """Would this trial begin a block for which there is no time?"""
         block = planned.scenario, planned.block
         is_new, self._block = block != self._block, block
-        takes_s = self._seconds([each for each in self._due if (each.scenario, each.block) == block])
+        return is_new and not self.has_time([each for each in self._due if (each.scenario, each.block) == block])
+
+    def has_time(self, block: Sequence[Planned]) -> bool:
         minutes = MINUTES.get(self._size)
-        return is_new and minutes is not None and time.monotonic() - self._began + takes_s > minutes * 60
+        return minutes is None or time.monotonic() - self._began + self._seconds(block) <= minutes * 60
+
+    def more(self, block: Sequence[Planned]) -> None:
+        """The plan has grown by it."""
+        self._due += block
+        self._of += len(block)
 
     @property
     def left_s(self) -> float:
