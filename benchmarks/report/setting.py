@@ -18,7 +18,12 @@ from benchmarks.report.narrative import Block
 TEMPLATES = Path(__file__).with_name("templates")
 TITLE = "Two ways to sell out"
 # The column that takes what room there is: the one with sentences in it.
-WIDE = {"verdicts": 8, "scenarios": 1, "environment": 1, "void": 3, "code": 2}
+WIDE = {"verdicts": 8, "environment": 1, "void": 3, "code": 2}
+# On paper the first column of these stands once above the rows that it is the same for: what it says is as long as the page is wide, or its
+# room is needed for sentences.
+GROUPED = {"verdicts", "scenarios"}
+# Of no more rows a table is kept on one page; a longer one would leave too much of the page before it empty.
+WHOLE_ROWS_MAX = 30
 # Of the page's width, so that two fit on a page where that can be read.
 WIDTHS = {
     "latency_over_time": 0.88,
@@ -40,7 +45,7 @@ def set_pdf(blocks: Sequence[Block], document: Mapping[str, Any], figures: Path,
     """The file's date is the run's, and fonts are Typst's own; the order of its objects is not always the same."""
     run = document["run"]
     winners = sorted({*document["labels"].values(), "disqualified"})
-    laid = [_laid(block, winners) for block in blocks]
+    laid = [laid_out(block, winners) for block in blocks]
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         shutil.copy(TEMPLATES / "report.typ", place)
@@ -63,7 +68,7 @@ def set_pdf(blocks: Sequence[Block], document: Mapping[str, Any], figures: Path,
 def set_html(blocks: Sequence[Block], document: Mapping[str, Any], figures: Path, path: Path) -> None:
     """Everything is in it, pictures as PNG: as SVG they are twice as large and look the same."""
     winners = sorted({*document["labels"].values(), "disqualified"})
-    laid = [_laid(block, winners) for block in blocks]
+    laid = [laid_out(block, winners) for block in blocks]
     for block in laid:
         if block["kind"] == "figure":
             block["png"] = base64.b64encode((figures / f"{block['name']}.png").read_bytes()).decode()
@@ -79,13 +84,20 @@ def footer(document: Mapping[str, Any]) -> str:
     return f"Run {run['name']} · commit {run['commit'][:10]} · seed {run['seed']} · {run['command']}"
 
 
-def _laid(block: Block, winners: Sequence[str]) -> Block:
+def laid_out(block: Block, winners: Sequence[str]) -> Block:
+    """With what is decided of its looks."""
     match block["kind"]:
         case "heading":
             anchor = re.sub(r"[^a-z0-9]+", "-", block["text"].lower()).strip("-")
             return {**block, "anchor": anchor, "breaks": anchor == "limits"}
         case "table":
-            return {**block, "wide": WIDE.get(block["name"]), "strong": list(winners)}
+            return {
+                **block,
+                "wide": WIDE.get(block["name"]),
+                "grouped": block["name"] in GROUPED,
+                "whole": len(block["rows"]) <= WHOLE_ROWS_MAX,
+                "strong": list(winners),
+            }
         case "figure":
             return {**block, "width": WIDTHS.get(block["figure_kind"], 1.0)}
         case _:

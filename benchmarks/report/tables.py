@@ -271,8 +271,8 @@ def _roles(document: Document) -> Table:
 def _scenarios(document: Document) -> Table:
     rows = [
         [
-            case["name"],
-            case["question"] or NOTHING,
+            f"{case['scenario']}: {case['question']}" if case["question"] else case["scenario"],
+            case["variant"] or NOTHING,
             case["load_model"],
             number(case["offered_per_s"]) if case["offered_per_s"] else "at once",
             f"{case['shoppers']:,}",
@@ -285,7 +285,7 @@ def _scenarios(document: Document) -> Table:
     ]
     header = [
         "scenario",
-        "what it asks",
+        "step",
         "load",
         "per second",
         "shoppers",

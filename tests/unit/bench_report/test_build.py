@@ -127,6 +127,21 @@ def test_the_page_opens_without_a_network_and_says_every_verdict(places: Places,
     assert "{{" not in said
 
 
+def test_sentences_take_the_room_that_is_left_and_short_tables_stay_whole(document: dict[str, Any]) -> None:
+    blocks = [block for block in compose(NARRATIVE.read_text(), given(document)) if block["kind"] == "table"]
+    of = {block["name"]: setting.laid_out(block, []) for block in blocks}
+    for name, block in of.items():
+        above = {0} if block["grouped"] else set()
+        for row in block["rows"]:
+            long = {column for column, cell in enumerate(row) if len(cell) > 45}
+            assert long <= above | {block["wide"]}, (name, row)
+        assert block["wide"] not in block["numbers"], name
+    assert {name for name, block in of.items() if block["grouped"]} == {"verdicts", "scenarios"}
+    assert of["environment"]["whole"]
+    longer = {**blocks[0], "rows": blocks[0]["rows"] * 50}
+    assert not setting.laid_out(longer, [])["whole"]
+
+
 def test_equal_blocks_are_an_equal_page(places: Places, document: dict[str, Any], tmp_path: Path) -> None:
     blocks = compose(NARRATIVE.read_text(), given(document))
     setting.set_html(blocks, document, places.reports / "figures", tmp_path / "again.html")

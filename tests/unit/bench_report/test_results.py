@@ -76,6 +76,13 @@ def test_void_trials_are_shown_and_count_for_nothing_else(planted: dict[str, Any
     assert (gate["failed"], gate["most"]) == (3, 9.0)
 
 
+def test_steps_of_a_series_stand_under_one_question(tmp_path: Path) -> None:
+    steps = [MadeUp("steps", SAME, f"rate={rate}", rate=rate, blocks=1, noise_blocks=0) for rate in (900, 600)]
+    found = tables.all_tables(document(tmp_path, *steps))
+    asked = "steps: What does steps do?"
+    assert [row[:2] for row in found["scenarios"]["rows"]] == [[asked, "rate=900"], [asked, "rate=600"]]
+
+
 def test_noise_of_the_whole_run_serves_where_a_scenario_has_none(planted: dict[str, Any]) -> None:
     floors = {row["case"]: row["floor"] for row in planted["verdicts"] if row["metric"] == "response_p50"}
     assert len(set(floors.values())) == 1
