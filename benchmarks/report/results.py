@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.comparison.contract import NOT_AUDITED, OUTCOMES, SOLD, SOLD_OUT, Audit, Trial
+from benchmarks.comparison.contract import NOT_AUDITED, OUTCOMES, SOLD, SOLD_OUT, Audit, Gate, Trial
 from benchmarks.report import measures, statistics
 from benchmarks.report.measures import BY_KEY, CAPACITY, METRICS, QUANTILES, SERVING, Metric
 from benchmarks.report.reading import Case, Left, RunLeft, UnreadableError
@@ -121,6 +121,7 @@ def assemble(run: RunLeft, code: Mapping[str, Any], say: Callable[[str], None] =
         "correctness": correctness,
         "wrong": wrong,
         "gates": list(_gates(run)),
+        "gates_of_run": list(_gates_of_run(run)),
         "quantiles": list(_quantiles(measured, run)),
         "roles": list(_roles(measured, run)),
         "series": list(_series(measured, run)),
@@ -419,6 +420,37 @@ def _gates(run: RunLeft) -> Iterable[dict[str, Any]]:
                 "trials": len(gates),
                 "failed": sum(not gate.passed for gate in gates),
             }
+
+
+def _gates_of_run(run: RunLeft) -> Iterable[dict[str, Any]]:
+    gates: dict[str, list[Gate]] = {}
+    for left in run.trials:
+        for name, gate in left.trial.gates.items():
+            gates.setdefault(name, []).append(gate)
+    for name, of in gates.items():
+        yield {"gate": name, **gate_of_run(of)}
+
+
+def gate_of_run(of: Sequence[Gate]) -> dict[str, Any]:
+    """
+    One gate over all trials, in parts of each trial's own limit, because that may follow its waits; of a limit of 0 the count itself. The
+    worst is nearest to being void, or furthest into it.
+    """
+    known = [(gate, gate.value, gate.value / (gate.limit or 1.0)) for gate in of if gate.value is not None]
+    parts = [part for _, _, part in known]
+    # A gate does not say whether it asks for so much or for no more; who passes beyond the limit, or fails short of it, shows that it asks
+    # for so much. If all are at the limit there is no worst.
+    asks_for_more = any((value > gate.limit) == gate.passed for gate, value, _ in known if value != gate.limit)
+    limits = [gate.limit for gate in of]
+    return {
+        "unit": of[0].unit,
+        "limit_least": min(limits),
+        "limit_most": max(limits),
+        "median": float(np.median(parts)) if parts else None,
+        "worst": (min if asks_for_more else max)(parts, default=None),
+        "trials": len(of),
+        "failed": sum(not gate.passed for gate in of),
+    }
 
 
 def _quantiles(measured: Sequence[Measured], run: RunLeft) -> Iterable[dict[str, Any]]:

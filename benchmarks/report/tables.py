@@ -31,6 +31,11 @@ def p_text(p: float | None) -> str:
     return NOTHING if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def part_text(part: float | None) -> str:
+    """Of a limit, as closely as anybody looks."""
+    return "< 0.001" if part is not None and 0 < part < 0.001 else number(part)
+
+
 def level_of(document: Document, case: str, metric: str, label: str) -> Mapping[str, Any] | None:
     return next(
         (row for row in document["levels"] if (row["case"], row["metric"], row["label"]) == (case, metric, label)), None
@@ -185,24 +190,25 @@ def _correctness(document: Document) -> Table:
 
 
 def _gates(document: Document) -> Table:
-    rows = [
-        [
-            row["case"],
-            row["gate"],
-            f"{number(row['limit'])} {row['unit']}".strip(),
-            *(number(row[key]) for key in ("least", "median", "most")),
-            str(row["trials"]),
-            str(row["failed"]),
-        ]
-        for row in document["gates"]
-        if row["failed"] or "=" not in row["case"]
-    ]
+    rows = []
+    for row in document["gates_of_run"]:
+        limits = dict.fromkeys(number(row[key]) for key in ("limit_least", "limit_most"))
+        rows.append(
+            [
+                row["gate"],
+                f"{' to '.join(limits)} {row['unit']}".strip(),
+                *(part_text(row[key]) for key in ("median", "worst")),
+                str(row["trials"]),
+                str(row["failed"]),
+            ]
+        )
     return _table(
         "Validity gates",
-        ["scenario", "gate", "limit", "least", "median", "most", "trials", "void"],
+        ["gate", "limit", "median trial", "worst trial", "trials", "void"],
         rows,
-        "Of series, only gates that some trial failed.",
-        range(2, 8),
+        "Over the whole run, in parts of the trial's own limit; where that is 0, the count itself. Worst: nearest to being void, or furthest into it; shares, rows and connections must come up to their limit, "
+        "all others may not exceed it.",
+        range(1, 6),
     )
 
 

@@ -1,7 +1,6 @@
 """What the load was, what was made of it, and whether the instrument may be believed."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from benchmarks.report.figures.style import COLOURS, DASHES, GREY, INK, LIGHT, M
 from benchmarks.report.results import OBJECTIVE_P99_MS
 from benchmarks.report.statistics import INTERVALS
 
+PARTS_LEAST = 1e-3  # of a gate's limit: less is at the edge of a logarithmic axis
 CEILING_SHARE = 0.7  # of what the generator can do at all: above it a figure may be the generator's
 OUTCOME_LOOKS = {
     "SOLD": ("#0072B2", ""),
@@ -173,40 +173,32 @@ def in_flight(book: Book) -> Iterator[Drawing]:
 
 def generator_lag(book: Book) -> Iterator[Drawing]:
     """The licence to believe the rest."""
-    scenario_of = {row["name"]: row["scenario"] for row in book.document["cases"]}
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in book.document["gates"]:
-        if row["median"] is not None:
-            found.setdefault((scenario_of[row["case"]], row["gate"]), []).append(row)
-    if not found:
+    rows = [row for row in book.document["gates_of_run"] if row["median"] is not None]
+    if not rows:
         return
-    figure = style.canvas(1.0 + 0.2 * len(found), "Was the instrument within its limits?")
+    figure = style.canvas(1.0 + 0.22 * len(rows), "Was the instrument within its limits?")
     axes = figure.subplots()
-    ticks = []
-    for place, ((scenario, gate), rows) in enumerate(found.items()):
-        limit = rows[0]["limit"] or 1.0
-        least, most = min(row["least"] for row in rows), max(row["most"] for row in rows)
-        median = float(np.median([row["median"] for row in rows]))
-        failed, trials = sum(row["failed"] for row in rows), sum(row["trials"] for row in rows)
-        span = [max(value / limit, 1e-3) for value in (least, median, most)]
-        colour = COLOURS["B"] if failed else COLOURS["A"]
-        axes.plot([span[0], span[2]], [place, place], color=colour, linewidth=1.5)
-        axes.plot([span[1]], [place], "s" if failed else "o", color=colour, markersize=5)
-        ticks.append(f"{scenario}: {gate} (limit {rows[0]['limit']:g} {rows[0]['unit']})".replace(" )", ")"))
-        if failed:
+    for place, row in enumerate(rows):
+        median, worst = (max(row[key], PARTS_LEAST) for key in ("median", "worst"))
+        colour, mark = (COLOURS["B"], "s") if row["failed"] else (COLOURS["A"], "o")
+        axes.plot([median, worst], [place, place], color=colour, linewidth=1.5)
+        axes.plot([median], [place], mark, color=colour, markersize=5, markerfacecolor="white")
+        axes.plot([worst], [place], mark, color=colour, markersize=5)
+        if row["failed"]:
             axes.annotate(
-                f" {failed} of {trials} void", (0, place), xycoords=("axes fraction", "data"), fontsize=7, color=colour, va="center"
+                f" {row['failed']} of {row['trials']} void", (1.0, place), xycoords=("axes fraction", "data"), fontsize=7, color=colour, va="center",
+                annotation_clip=False,
             )  # fmt: skip
     axes.axvline(1.0, color=INK, linewidth=0.9)
-    axes.set_yticks(range(len(ticks)), ticks, fontsize=7)
+    axes.set_yticks(range(len(rows)), [row["gate"] for row in rows], fontsize=7)
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(style.plain_number)
     style.tidy(axes, grid="x")
-    axes.set_xlabel("measured, in times of the gate's own limit")
+    axes.set_xlabel("measured, in parts of the trial's own limit")
     caption = (
-        "Every gate of every scenario, series as one: least, median and most over trials, in times of its limit. Some gates ask for less than 1, some for more; a square is a gate "
-        "that some trial failed, which made that trial void. Open loops: lag is from the intended arrival to the sending."
+        "Every gate over the whole run: the median trial (hollow) and the worst (full), in parts of the trial's own limit; what is at the left edge is none, or next to it. Connections, shares and rows must come "
+        "up to 1, all others may not exceed it; a square is a gate that some trial failed, which made that trial void. Open loops: lag is from the intended arrival to the sending."
     )
     style.small_print(figure, book.small_print(caption))
     yield Drawing(

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.comparison.contract import NOT_AUDITED, Audit
+from benchmarks.comparison.contract import NOT_AUDITED, Audit, Gate
 from benchmarks.report import repository, statistics, tables, words
-from benchmarks.report.figures import verdict
+from benchmarks.report.figures import load, verdict
 from benchmarks.report.figures.style import Book
 from benchmarks.report.reading import UnreadableError, read
-from benchmarks.report.results import assemble, effect_row, is_disqualified
+from benchmarks.report.results import assemble, effect_row, gate_of_run, is_disqualified
 from benchmarks.report.statistics import RATIO, Value
 from tests import runs
 from tests.runs import MadeUp
@@ -74,6 +74,37 @@ def test_void_trials_are_shown_and_count_for_nothing_else(planted: dict[str, Any
     ] * 3
     gate = next(row for row in planted["gates"] if (row["case"], row["gate"]) == ("unsteady", "lag_p99"))
     assert (gate["failed"], gate["most"]) == (3, 9.0)
+
+
+def test_a_gate_is_one_row_and_one_line_however_many_scenarios(tmp_path: Path) -> None:
+    made = [
+        MadeUp("peak", SAME, blocks=2, noise_blocks=0, void=[(1, "B")]),
+        MadeUp("calm", SAME, blocks=1, noise_blocks=0),
+    ]
+    left = read(runs.write(tmp_path, made))
+    assembled = assemble(left, {})
+    rows = tables.all_tables(assembled.document)["gates"]["rows"]
+    assert rows == [
+        ["lag_p99", "5.00 ms", "0.0400", "1.80", "6", "1"],
+        ["generator", "0.800 of a core", "0.500", "0.500", "6", "0"],
+    ]
+    (drawn,) = load.generator_lag(Book(left, assembled))
+    assert [tick.get_text() for tick in drawn.figure.axes[0].get_yticklabels()] == ["lag_p99", "generator"]
+
+
+def test_the_worst_of_a_gate_is_the_one_nearest_to_being_void() -> None:
+    share = [Gate(1.0, 0.99, passed=True), Gate(0.5, 1.0, passed=False), Gate(1.0, 0.99, passed=True)]
+    lag = [
+        Gate(4.0, 5.0, passed=True, unit="ms"),
+        Gate(30.0, 100.0, passed=True, unit="ms"),
+        Gate(None, 5.0, passed=True),
+    ]
+    drops = [Gate(0.0, 0.0, passed=True), Gate(3.0, 0.0, passed=False)]
+    assert (gate_of_run(share)["worst"], gate_of_run(share)["failed"]) == (0.5, 1)
+    assert (gate_of_run(lag)["worst"], gate_of_run(lag)["median"]) == (0.8, pytest.approx(0.55))
+    assert (gate_of_run(lag)["limit_least"], gate_of_run(lag)["limit_most"]) == (5.0, 100.0)
+    assert gate_of_run(drops)["worst"] == 3
+    assert gate_of_run(lag[2:])["worst"] is None
 
 
 def test_steps_of_a_series_stand_under_one_question(tmp_path: Path) -> None:
@@ -255,11 +286,11 @@ def test_the_labs_result_is_taken_along(tmp_path: Path) -> None:
     lab.write_text(json.dumps({"kinds": {"oversold": "more than there was"}, "strategies": [strategy]}))
     folder = runs.write(tmp_path / "run", [MadeUp("peak", SAME, blocks=1, noise_blocks=0)])
     left = read(folder, lab)
-    results = assemble(left, {})
-    (row,) = results.document["lab"]["strategies"]
+    assembled = assemble(left, {})
+    (row,) = assembled.document["lab"]["strategies"]
     assert (row["verdict"], row["caught"], row["to_catch"], row["trials"]) == ("oversells", 20, 20, 26)
     # what is drawn by delay are races, and not the rush that was as early
-    (drawn,) = verdict.oversell(Book(left, results))
+    (drawn,) = verdict.oversell(Book(left, assembled))
     assert "; 4 races" in drawn.caption
     assert [line.get_xdata() for line in drawn.figure.axes[0].lines if line.get_marker() == "o"] == [[75.0]]
 
