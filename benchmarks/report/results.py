@@ -29,6 +29,8 @@ SIDES = (
 OBJECTIVE_P99_MS, OBJECTIVE_LOST = 1000.0, 0.001
 USERS = (100, 10)  # of the closed loops that are held against the open one
 RATE_SETTING = "rate="  # a series of this setting is load that increases
+CASES_MAX = 4  # of those that get figures of their own; the others are in the tables
+CASES_FIRST = ("normal", "peak", "stress", "burst")  # of these, if they were run
 WRONG = {
     "oversold": "sold {} too many",
     "duplicate": "sold {} twice for one key",
@@ -636,6 +638,14 @@ def _lab(lab: Mapping[str, Any] | None) -> dict[str, Any] | None:
             }
         )
     return {"kinds": dict(lab["kinds"]), "strategies": rows}
+
+
+def drawn(document: Mapping[str, Any]) -> list[str]:
+    """The compared scenarios that get figures of their own, in the report's order."""
+    blocks = {case["name"]: case["blocks"] for case in document["cases"]}
+    places = {name: place for place, name in enumerate(CASES_FIRST)}
+    found = sorted(document["compared"], key=lambda name: (places.get(name, len(places)), -blocks[name]))
+    return found[:CASES_MAX]
 
 
 def is_disqualified(document: Mapping[str, Any]) -> bool:

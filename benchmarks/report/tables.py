@@ -1,15 +1,18 @@
 """results.json as tables of texts, for PDF, HTML and the terminal alike. Rounded here and nowhere before."""
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.report.measures import BY_KEY
+from benchmarks.report.results import drawn
 from benchmarks.report.statistics import INTERVALS
 
 Table = dict[str, Any]
 Document = Mapping[str, Any]
 NOTHING = "-"
+PAIR = ("A", "B")
 # Of a level: whether it was a lower bound in some trial, and whether an upper one.
 BOUNDS = {(False, False): "", (True, False): "≥ ", (False, True): "< ", (True, True): "≷ "}
 
@@ -252,25 +255,35 @@ def _capacity(document: Document) -> Table:
 
 
 def _roles(document: Document) -> Table:
+    used = {
+        (row["case"], row["label"], row["role"]): row
+        for row in document["roles"]
+        if row["cpu_ms"] > 0.0005 or row["delay_ms"] > 0.0005
+    }
+    columns = [
+        (case, label)
+        for case, label in itertools.product(drawn(document), PAIR)
+        if any((case, label) == key[:2] for key in used)
+    ]
+    roles = {row["role"]: row["serves"] for key, row in used.items() if key[:2] in columns}
     rows = [
         [
-            row["case"],
-            row["label"],
-            row["role"] + ("" if row["serves"] else " (instrument)"),
-            number(row["cpu_ms"]),
-            number(row["delay_ms"]),
+            role + ("" if serves else " (instrument)"),
+            *(
+                f"{number(row['cpu_ms'])} ({number(row['delay_ms'])})"
+                if (row := used.get((case, label, role)))
+                else NOTHING
+                for case, label in columns
+            ),
         ]
-        for row in document["roles"]
-        if "=" not in row["case"]
-        and row["label"] in {"A", "B"}
-        and (row["cpu_ms"] > 0.0005 or row["delay_ms"] > 0.0005)
+        for role, serves in sorted(roles.items(), key=lambda item: not item[1])  # the instrument last
     ]
     return _table(
         "CPU by role",
-        ["scenario", "", "role", "CPU, ms", "ready without a core, ms"],
+        ["role", *(f"{case}, {label}" for case, label in columns)],
         rows,
-        "Per decided attempt; medians over valid trials.",
-        (3, 4),
+        "Milliseconds of CPU per decided attempt, and in brackets of being ready without a core; medians over valid trials.",
+        range(1, 1 + len(columns)),
     )
 
 

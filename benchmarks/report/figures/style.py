@@ -19,7 +19,7 @@ from PIL import Image
 
 from benchmarks.report.measures import Attempts, Waits
 from benchmarks.report.reading import Case, Left, RunLeft
-from benchmarks.report.results import Measured, Results, valid
+from benchmarks.report.results import Measured, Results, drawn, valid
 from benchmarks.report.statistics import TAIL_MIN
 
 GREY, LIGHT, INK = "#666666", "#dddddd", "#222222"
@@ -29,8 +29,6 @@ DASHES: Mapping[str, Any] = {"A": "-", "B": (0, (5, 2)), "C": (0, (1, 1.5)), "D"
 WIDTH_INCHES = 8.0
 DPI = 200
 FINE = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)  # ticks where there is less than a decade
-CASES_MAX = 4  # of those that get figures of their own; the others are in the tables
-FIRST = ("normal", "peak", "stress", "burst")  # of these, if they were run
 PAIR = ("A", "B")
 MOMENTS = ["intended_ns", "sent_ns", "accepted_ns", "decided_ns", "outcome"]
 
@@ -64,11 +62,8 @@ class Book:
 
     def cases(self) -> list[Case]:
         """Those that compare the two backends and are no step of a series."""
-        found = [case for case in self.run.cases if case.name in self.document["compared"]]
-        found.sort(
-            key=lambda case: (FIRST.index(case.name) if case.name in FIRST else len(FIRST), -self.about(case)["blocks"])
-        )
-        return found[:CASES_MAX]
+        named = {case.name: case for case in self.run.cases}
+        return [named[name] for name in drawn(self.document)]
 
     def judged_cases(self) -> list[Case]:
         """Those of them that have a valid trial."""

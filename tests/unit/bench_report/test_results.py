@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.comparison.contract import NOT_AUDITED, Audit, Gate
-from benchmarks.report import repository, statistics, tables, words
+from benchmarks.report import repository, results, statistics, tables, words
 from benchmarks.report.figures import load, verdict
 from benchmarks.report.figures.style import Book
 from benchmarks.report.reading import UnreadableError, read
@@ -105,6 +105,23 @@ def test_the_worst_of_a_gate_is_the_one_nearest_to_being_void() -> None:
     assert (gate_of_run(lag)["limit_least"], gate_of_run(lag)["limit_most"]) == (5.0, 100.0)
     assert gate_of_run(drops)["worst"] == 3
     assert gate_of_run(lag[2:])["worst"] is None
+
+
+def test_cpu_by_role_is_of_the_scenarios_that_are_drawn(
+    planted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "CASES_MAX", 2)
+    found = tables.all_tables(planted)["roles"]
+    assert found["header"] == ["role", "slower, A", "slower, B", "equal, A", "equal, B"]
+    assert [row[0] for row in found["rows"]] == [
+        "backend",
+        "lb",
+        "postgres",
+        "redis",
+        "gen (instrument)",
+        "monitor (instrument)",
+    ]
+    assert not [row for row in found["rows"] if tables.NOTHING in row]
 
 
 def test_steps_of_a_series_stand_under_one_question(tmp_path: Path) -> None:
