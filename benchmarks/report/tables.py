@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.report.measures import BY_KEY
 from benchmarks.report.results import drawn
-from benchmarks.report.statistics import INTERVALS
+from benchmarks.report.statistics import INTERVALS, PAIRS_MIN
 
 Table = dict[str, Any]
 Document = Mapping[str, Any]
@@ -71,11 +71,23 @@ def winner_text(document: Document, winner: str) -> str:
     return str(document["labels"].get(winner, winner)) if winner in {"A", "B"} else winner
 
 
+def undecidable(document: Document) -> dict[str, int]:
+    """Compared scenarios of which no row has pairs enough for a verdict, and how many blocks are valid on both sides."""
+    can = {row["case"] for row in document["verdicts"] if row["pairs"] >= PAIRS_MIN}
+    valid = {(trial["case"], trial["label"], trial["block"]) for trial in document["trials"] if not trial["is_void"]}
+    return {
+        name: sum((name, "B", block) in valid for case, label, block in valid if (case, label) == (name, "A"))
+        for name in document["compared"]
+        if name not in can
+    }
+
+
 def all_tables(document: Document) -> dict[str, Table]:
     """By the name a narrative asks with."""
     return {
         "answer": _answer(document),
         "verdicts": _verdicts(document),
+        "estimates": _estimates(document),
         "correctness": _correctness(document),
         "gates": _gates(document),
         "quantiles": _quantiles(document),
@@ -122,7 +134,10 @@ def _answer(document: Document) -> Table:
 def _verdicts(document: Document) -> Table:
     names = document["labels"]
     rows = []
+    few = undecidable(document)
     for row in document["verdicts"]:
+        if row["case"] in few:
+            continue
         sides = [level_text(document, row["case"], row["metric"], label) for label in ("A", "B")]
         rows.append(
             [
@@ -158,6 +173,30 @@ def _verdicts(document: Document) -> Table:
         "B to A is then at least that (≥), at most (≤), or anything (≷)."
     )
     return _table("Verdicts", header, rows, note, (2, 3, 4, 5, 6))
+
+
+def _estimates(document: Document) -> Table:
+    """Of who has too few pairs for a verdict, which each of its rows would say again, the metrics that are looked at first."""
+    keys = ("response_p50", "response_p99", "throughput")
+    found = {(row["case"], row["metric"]): row for row in document["verdicts"]}
+    rows = []
+    for case, pairs in undecidable(document).items():
+        cells = [case, str(pairs)]
+        for key in keys:
+            row = found.get((case, key))
+            cells += [level_text(document, case, key, label, interval=False) for label in PAIR]
+            cells.append(effect_text(row) if row else NOTHING)
+        rows.append(cells)
+    header = ["scenario", "pairs"]
+    for key in ("p50", "p99", "throughput"):
+        header += [f"{key} A", f"{key} B", "B to A"]
+    return _table(
+        "Too few pairs to decide",
+        header,
+        rows,
+        f"Estimates, without a winner, of scenarios with fewer than {PAIRS_MIN} valid pairs; milliseconds until decided, and decided per second. ≥, ≤, ≷: attempts without a verdict reach into it. Their other metrics are in results.json.",
+        range(1, 11),
+    )
 
 
 def _correctness(document: Document) -> Table:

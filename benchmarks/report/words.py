@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.report.statistics import FLOOR_PAIRS_MIN, PAIRS_MIN
-from benchmarks.report.tables import bounded_text, effect_text, level_text, number, winner_text
+from benchmarks.report.tables import bounded_text, effect_text, level_text, number, undecidable, winner_text
 
 Document = Mapping[str, Any]
 NOT_MEASURED = "was not measured in this run"
@@ -75,7 +75,7 @@ def lists(document: Document) -> dict[str, Sequence[str]]:
     """By name, an item each."""
     return {
         "answers": [f"**{row['case']}, {row['title']}**: {row_text(document, row)}." for row in _decidable(document)]
-        or ["No scenario has pairs enough for a verdict; the estimates are in the table."],
+        or ["No scenario has pairs enough for a verdict; the estimates are in the table below."],
         "lab": _lab_list(document),
     }
 
@@ -95,10 +95,14 @@ def row_text(document: Document, row: Mapping[str, Any]) -> str:
 
 
 def said(document: Document, key: str) -> str:
-    """One metric over all scenarios, as a sentence without its subject."""
+    """One metric over all scenarios that can decide, as a sentence without its subject."""
     rows = [row for row in document["verdicts"] if row["metric"] == key]
     if not rows:
         return f"It {NOT_MEASURED}."
+    few = undecidable(document)
+    rows = [row for row in rows if row["case"] not in few]
+    if not rows:
+        return f"No scenario has {PAIRS_MIN} pairs, which a verdict takes."
     parts = []
     for row in rows:
         sides = " and ".join(

@@ -35,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs.write(
         folder,
         [
-            MadeUp("peak", PAIR, blocks=6, void=[(2, "B")], load_model="open, Poisson, ramp up and down"),
+            MadeUp("peak", PAIR, blocks=7, void=[(2, "B")], load_model="open, Poisson, ramp up and down"),
             MadeUp("steps", PAIR, "rate=600", blocks=1, noise_blocks=0),
             MadeUp("more", PAIR, "servers=2", rate=300, blocks=1, noise_blocks=0),
         ],
@@ -121,6 +121,7 @@ def test_the_page_opens_without_a_network_and_says_every_verdict(places: Places,
     assert len(page.alts) == len(document["figures"])
     assert all(page.alts)
     said = " ".join(page.text)
+    assert not tables.undecidable(document)  # of whom few words are made
     for row in document["verdicts"]:
         assert tables.effect_text(row) in said
         assert row["reason"] in said

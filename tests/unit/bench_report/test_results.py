@@ -107,6 +107,24 @@ def test_the_worst_of_a_gate_is_the_one_nearest_to_being_void() -> None:
     assert gate_of_run(lag[2:])["worst"] is None
 
 
+def test_who_has_too_few_pairs_is_in_the_table_of_estimates_and_in_no_sentence(planted: dict[str, Any]) -> None:
+    found = tables.all_tables(planted)
+    assert {row[0] for row in found["verdicts"]["rows"]} == {"slower", "equal", "dearer"}
+    (row,) = found["estimates"]["rows"]
+    assert row[:2] == ["unsteady", "5"]
+    assert tables.NOTHING not in row
+    said = str(words.words(planted)["said.cpu"])
+    assert said.count("ms and") == 3
+    assert "unsteady" not in said
+
+
+def test_a_run_that_decides_nothing_has_estimates_alone(tmp_path: Path) -> None:
+    found = document(tmp_path, MadeUp("peak", SAME, blocks=1, noise_blocks=0))
+    assert tables.all_tables(found)["verdicts"]["rows"] == []
+    assert [row[:2] for row in tables.all_tables(found)["estimates"]["rows"]] == [["peak", "1"]]
+    assert words.words(found)["said.cpu"] == "No scenario has 6 pairs, which a verdict takes."
+
+
 def test_cpu_by_role_is_of_the_scenarios_that_are_drawn(
     planted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
