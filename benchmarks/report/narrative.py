@@ -1,13 +1,14 @@
 """
 The argument, written by hand in reports/narrative.md, with holes for everything that a run decides: ``{{name}}`` in a sentence, and on a
 line of their own ``{{table:name}}``, ``{{list:name}}``, ``{{figure:kind}}``. Law: a hole that nobody fills, or that fills with nothing,
-ends the build with its name; a report never shows one.
+ends the build with its name; a report never shows one. A table without rows and a figure that the run has nothing for are left out: the
+sentence beside them says what was not measured.
 
 Of Markdown: ``#`` to ``###``, paragraphs, ``- `` lists, ``**bold**``, ``*emphasis*`` and `` `code` ``. The result is blocks, which PDF and HTML both set.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 HOLE = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
@@ -29,7 +30,7 @@ class Given(NamedTuple):
     lists: Mapping[str, Sequence[str]]
     tables: Mapping[str, Mapping[str, Any]]
     figures: Sequence[Mapping[str, str]]
-    figure_kinds: Mapping[str, str]  # and what a run must have for one
+    figure_kinds: Collection[str]
 
 
 def compose(text: str, given: Given) -> list[Block]:
@@ -54,19 +55,11 @@ def compose(text: str, given: Given) -> list[Block]:
 
 def _directed(kind: str, name: str, given: Given, problems: list[str]) -> list[Block]:
     if kind == "table" and name in given.tables:
-        return [{"kind": "table", "name": name, **given.tables[name]}]
+        return [{"kind": "table", "name": name, **given.tables[name]}] if given.tables[name]["rows"] else []
     if kind == "list" and given.lists.get(name):
         return [{"kind": "list", "items": [_spans(item) for item in given.lists[name]]}]
     if kind == "figure" and name in given.figure_kinds:
-        drawn = [
-            {**figure, "kind": "figure", "figure_kind": name} for figure in given.figures if figure["kind"] == name
-        ]
-        return drawn or [
-            {
-                "kind": "para",
-                "spans": _spans(f"No figure of {name.replace('_', ' ')}: it takes {given.figure_kinds[name]}."),
-            }
-        ]
+        return [{**figure, "kind": "figure", "figure_kind": name} for figure in given.figures if figure["kind"] == name]
     problems.append(f"{{{{{kind}:{name}}}}} is not a {kind}")
     return []
 

@@ -461,8 +461,7 @@ def _lab(document: Document) -> Table:
         "The strategy lab",
         ["pattern", "verdict", "attacks caught", "crowds that oversold", "as claimed"],
         rows,
-        "" if rows else "The lab was not run beside this comparison.",
-        (2, 3),
+        numbers=(2, 3),
     )
 
 
@@ -486,4 +485,4 @@ def _void(document: Document) -> Table:
         for trial in document["trials"]
         if trial["is_void"]
     ]
-    return _table("Void trials", ["trial", "scenario", "backend", "why"], rows, "" if rows else "None.")
+    return _table("Void trials", ["trial", "scenario", "backend", "why"], rows)

@@ -29,31 +29,32 @@ FIGURES: tuple[Callable[[Book], Iterator[Drawing]], ...] = (
     load.generator_lag,
     load.run_order,
 )
-# What a narrative may ask for, and what it takes to draw it: said in its place, where a run has none.
-OF_PAIRS = "a scenario with valid trials of both backends"
-KINDS = {
-    "forest": "a scenario with two pairs of valid trials",
-    "latency_over_time": "a block with trials of both backends",
-    "latency_comparison": OF_PAIRS,
-    "throughput_comparison": OF_PAIRS,
-    "resource_usage": "a block with trials of both backends",
-    "response_time_histogram": OF_PAIRS,
-    "percentile_spectrum": OF_PAIRS,
-    "distribution": OF_PAIRS,
-    "latency_parts": OF_PAIRS,
-    "closed_loop": "valid trials of a scenario whose shoppers do not all come at one moment",
-    "hockey_stick": "valid trials of a series of rates, such as scale_shoppers",
-    "up_and_down": "valid trials of a ramp, such as stress",
-    "scaling": "valid trials of a series of servers or SKUs, such as scale_servers, which is part of `./flash bench full`",
-    "stock_depletion": OF_PAIRS,
-    "in_flight": OF_PAIRS,
-    "cost": OF_PAIRS,
-    "outcomes": OF_PAIRS,
-    "fairness": "valid trials of a scenario with less stock than shoppers",
-    "oversell": "what `./flash bench strategies` found",
-    "generator_lag": "trials with gates",
-    "run_order": OF_PAIRS,
-}
+# What a narrative may ask for.
+KINDS = frozenset(
+    {
+        "forest",
+        "latency_over_time",
+        "latency_comparison",
+        "throughput_comparison",
+        "resource_usage",
+        "response_time_histogram",
+        "percentile_spectrum",
+        "distribution",
+        "latency_parts",
+        "closed_loop",
+        "hockey_stick",
+        "up_and_down",
+        "scaling",
+        "stock_depletion",
+        "in_flight",
+        "cost",
+        "outcomes",
+        "fairness",
+        "oversell",
+        "generator_lag",
+        "run_order",
+    }
+)
 assert len(KINDS) == len(FIGURES), "a kind per figure"
 
 

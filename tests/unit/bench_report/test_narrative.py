@@ -9,9 +9,9 @@ DRAWN = [{"kind": "forest", "name": "forest", "title": "F", "caption": "c", "alt
 GIVEN = Given(
     {"who": "asyncio_redis", "empty": "", "none": None},
     {"some": ["**one** of two"]},
-    {"t": TABLE},
+    {"t": TABLE, "bare": {**TABLE, "rows": []}},
     DRAWN,
-    {"forest": "pairs", "lab": "a lab"},
+    {"forest", "lab"},
 )
 
 
@@ -36,8 +36,9 @@ def test_headings_lists_tables_and_figures() -> None:
     assert (blocks[4]["name"], blocks[4]["figure_kind"]) == ("forest", "forest")
 
 
-def test_a_kind_of_figure_of_which_there_is_none_is_said_to_be_missing() -> None:
-    assert compose("{{figure:lab}}", GIVEN)[0]["spans"] == [["text", "No figure of lab: it takes a lab."]]
+def test_what_a_run_has_nothing_for_is_left_out() -> None:
+    blocks = compose("before\n\n{{figure:lab}}\n\n{{table:bare}}\n\nafter", GIVEN)
+    assert [block["spans"] for block in blocks] == [[["text", "before"]], [["text", "after"]]]
 
 
 @pytest.mark.parametrize(
