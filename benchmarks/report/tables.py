@@ -285,7 +285,7 @@ def _capacity(document: Document) -> Table:
             ),
             f"{row['kept_up']} of {row['trials']}",
         ]
-        for row in document["series"]
+        for row in sorted(document["series"], key=lambda row: (row["scenario"], row["offered_per_s"], row["label"]))
     ]
     return _table(
         "Under increasing load", ["scenario", "offered, /s", "backend", "decided, /s", "p99, ms", "without verdict, %", "CPU, ms", "kept up"], rows,

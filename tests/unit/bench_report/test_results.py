@@ -142,11 +142,14 @@ def test_cpu_by_role_is_of_the_scenarios_that_are_drawn(
     assert not [row for row in found["rows"] if tables.NOTHING in row]
 
 
-def test_steps_of_a_series_stand_under_one_question(tmp_path: Path) -> None:
+def test_steps_of_a_series_stand_under_one_question_and_rise_in_load(tmp_path: Path) -> None:
     steps = [MadeUp("steps", SAME, f"rate={rate}", rate=rate, blocks=1, noise_blocks=0) for rate in (900, 600)]
     found = tables.all_tables(document(tmp_path, *steps))
     asked = "steps: What does steps do?"
     assert [row[:2] for row in found["scenarios"]["rows"]] == [[asked, "rate=900"], [asked, "rate=600"]]
+    assert [(row[1], row[2][0]) for row in found["capacity"]["rows"]] == [
+        ("600", "A"), ("600", "B"), ("900", "A"), ("900", "B"),
+    ]  # fmt: skip
 
 
 def test_noise_of_the_whole_run_serves_where_a_scenario_has_none(planted: dict[str, Any]) -> None:
