@@ -126,6 +126,7 @@ def test_the_page_opens_without_a_network_and_says_every_verdict(places: Places,
         assert tables.effect_text(row) in said
         assert row["reason"] in said
     assert "{{" not in said
+    assert "`" not in said  # a mark within another is none
 
 
 def test_sentences_take_the_room_that_is_left_and_short_tables_stay_whole(document: dict[str, Any]) -> None:
