@@ -1,8 +1,9 @@
 """Fixtures on real services. ``./flash test`` starts them and says where they are; without it these fail and name the fix."""
 
 import asyncio
+import gc
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 
 import hypothesis
 import pytest
@@ -16,6 +17,8 @@ from tests.predicates import Predicate
 from tests.sharing import pytest_collection_modifyitems, pytest_xdist_make_scheduler
 
 __all__ = ["pytest_collection_modifyitems", "pytest_xdist_make_scheduler"]  # hooks of this file's
+
+FULL_COLLECTIONS_ONE_OF = 1_000  # of the garbage collector's; else one of ten
 
 # An example may take as long as a machine under load stands still, and making ten of them too.
 hypothesis.settings.register_profile("patient", deadline=None)
@@ -33,6 +36,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(mutants)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported and collected is there to the end, and no garbage: it is not looked through while it grows, nor by the full
+    collections that a crowd's generator begins with, and each mutant ends with. By themselves they stay as rare as all of it made them.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.set_threshold(*gc.get_threshold()[:2], FULL_COLLECTIONS_ONE_OF)
+        gc.enable()
 
 
 @pytest.fixture(scope="session")
