@@ -2,7 +2,8 @@
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
@@ -364,12 +365,12 @@ DRIVERS: dict[str, set[str]] = {
 }
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
+def modules() -> Iterator[tuple[str, Path]]:
     roots = ((SOURCES, "flashsale"), *((REPOSITORY / name, name) for name in ("benchmarks", "loadbalancer", "scripts")))
     for root, prefix in roots:
         for path in root.rglob("*.py"):
             parts = [prefix, *path.relative_to(root).with_suffix("").parts]
-            yield ".".join(part for part in parts if part != "__init__"), ast.parse(path.read_text())
+            yield ".".join(part for part in parts if part != "__init__"), path
 
 
 def imports(node: ast.AST) -> Iterator[str]:
@@ -395,6 +396,17 @@ MODULES = dict(modules())
 EMPTY = {"flashsale", "flashsale.backends", "scripts"}  # packages that hold packages
 
 
+# Read by who runs these tests, and no longer than they run: every worker collects them, and would keep a million objects.
+@pytest.fixture(scope="module")
+def trees() -> Mapping[str, ast.Module]:
+    return {module: ast.parse(path.read_text()) for module, path in MODULES.items()}
+
+
+@pytest.fixture(scope="module")
+def imported(trees: Mapping[str, ast.Module]) -> Mapping[str, frozenset[str]]:
+    return {module: frozenset(imports(tree)) for module, tree in trees.items()}
+
+
 def test_every_module_belongs_to_a_unit_of_the_table() -> None:
     assert {module for module in MODULES if not unit_of(module)} == EMPTY
 
@@ -404,9 +416,9 @@ def test_every_unit_of_the_table_exists() -> None:
 
 
 @pytest.mark.parametrize("module", sorted(set(MODULES) - EMPTY))
-def test_imports_point_inward(module: str) -> None:
+def test_imports_point_inward(imported: Mapping[str, frozenset[str]], module: str) -> None:
     unit = unit_of(module)
-    for name in imports(MODULES[module]):
+    for name in imported[module]:
         if name.split(".")[0] in {"flashsale", "benchmarks", "loadbalancer", "scripts", "tests"}:
             allowed = MAY_IMPORT[unit] | {unit}
             assert any(inside(name, target) for target in allowed), f"{module} imports {name}"
@@ -418,13 +430,13 @@ def test_imports_point_inward(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", sorted(m for m in MODULES if unit_of(m) in PURE))
-def test_what_decides_touches_neither_network_nor_clock(module: str) -> None:
-    assert not {name for name in imports(MODULES[module]) if name.split(".")[0] in IMPURE_LIBRARIES}
+def test_what_decides_touches_neither_network_nor_clock(imported: Mapping[str, frozenset[str]], module: str) -> None:
+    assert not {name for name in imported[module] if name.split(".")[0] in IMPURE_LIBRARIES}
 
 
 @pytest.mark.parametrize("module", sorted(m for m in MODULES if inside(m, "loadbalancer")))
-def test_the_balancer_needs_two_packages(module: str) -> None:
-    roots = {name.split(".")[0] for name in imports(MODULES[module])}
+def test_the_balancer_needs_two_packages(imported: Mapping[str, frozenset[str]], module: str) -> None:
+    roots = {name.split(".")[0] for name in imported[module]}
     assert roots - sys.stdlib_module_names <= {"loadbalancer", "uvloop", "prometheus_client"}
 
 
@@ -461,8 +473,8 @@ LOOPED_LIBRARIES = {"asyncio", "uvloop", "aiohttp", "asyncpg", "aio_pika"}
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
-def test_gevent_and_asyncio_never_meet_in_one_process(module: str) -> None:
-    names = set(imports(MODULES[module]))
+def test_gevent_and_asyncio_never_meet_in_one_process(imported: Mapping[str, frozenset[str]], module: str) -> None:
+    names = imported[module]
     if any(inside(module, unit) for unit in GREEN):
         assert not {name for name in names if name.split(".")[0] in LOOPED_LIBRARIES}
         assert not {name for name in names if any(inside(name, unit) for unit in LOOPED)}
@@ -472,30 +484,30 @@ def test_gevent_and_asyncio_never_meet_in_one_process(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", sorted(m for m in MODULES if unit_of(m) in STANDARD_LIBRARY_AT_THE_TOP))
-def test_the_launcher_starts_with_nothing_installed(module: str) -> None:
-    top = [node for node in MODULES[module].body if isinstance(node, ast.Import | ast.ImportFrom)]
+def test_the_launcher_starts_with_nothing_installed(trees: Mapping[str, ast.Module], module: str) -> None:
+    top = [node for node in trees[module].body if isinstance(node, ast.Import | ast.ImportFrom)]
     for node in top:
         for name in imports(node):
             ours = any(inside(name, unit) for unit in STANDARD_LIBRARY_AT_THE_TOP | STANDARD_LIBRARY_ONLY)
             assert ours or name.split(".")[0] in sys.stdlib_module_names, f"{module} imports {name}"
 
 
-def test_only_the_entry_points_read_the_environment() -> None:
+def test_only_the_entry_points_read_the_environment(trees: Mapping[str, ast.Module]) -> None:
     readers = {
         module
-        for module, tree in MODULES.items()
+        for module, tree in trees.items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv"}
     }
-    entry_points = {module for module, tree in MODULES.items() if "'__main__'" in ast.dump(tree)}
+    entry_points = {module for module, tree in trees.items() if "'__main__'" in ast.dump(tree)}
     assert {m for m in readers - entry_points if not inside(m, "flashsale.stack")} == set()
 
 
-def test_writers_of_stock_live_in_the_authority() -> None:
+def test_writers_of_stock_live_in_the_authority(trees: Mapping[str, ast.Module]) -> None:
     # the tables are written by the functions of authority/migrations and by nothing else
     verbs = ("INSERT INTO ", "UPDATE ", "DELETE FROM ")
     tables = ("stock", "ledger", "purchase", "line", "quota", "attempt", "outbox", "inbox", "payment")
-    for module, tree in MODULES.items():
+    for module, tree in trees.items():
         if inside(module, "benchmarks.authority"):  # makes up a past and cuts the function up, in databases of its own
             continue
         for node in ast.walk(tree):
