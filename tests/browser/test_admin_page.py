@@ -13,18 +13,20 @@ from typing import Any
 import aio_pika
 import asyncpg
 import pytest
+import pytest_asyncio
 from aiohttp import web
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Error, Page, ViewportSize, expect
 
-from flashsale.authority.client import Authority
 from flashsale.payments import queues
 from tests.admins import PASSWORDS, Admin, admin_of
 from tests.browsers import DESKTOP, RULES, chromium, visit
 from tests.contract import test_payments as shops
-from tests.databases import Database
+from tests.databases import drop_database, make_database, patient
 from tests.patience import PATIENCE_MS
 from tests.queues import broker, empty_all
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 NARROW = ViewportSize(width=390, height=844)
 UNITS = 5
@@ -57,8 +59,15 @@ class Office:
             assert is_refused or complaints.all == []
 
 
-@pytest.fixture
-async def office(database: Database, authority: Authority, tmp_path: Path) -> AsyncIterator[Office]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    """One for all; each visit has a storage of its own."""
+    async with chromium() as started:
+        yield started
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def office(template: str, browser: Browser, tmp_path: Path) -> AsyncIterator[Office]:
     await empty_all()
     report = dict(CLEAN)
 
@@ -66,6 +75,10 @@ async def office(database: Database, authority: Authority, tmp_path: Path) -> As
         return web.json_response(report)
 
     async with contextlib.AsyncExitStack() as stack:
+        database = await make_database(template)
+        stack.push_async_callback(drop_database, database)
+        authority = await patient(database, 4)
+        stack.push_async_callback(authority.close)
         owner = await asyncpg.connect(database.owner_url)
         stack.push_async_callback(owner.close)
         shop = await shops.opened(authority, owner, UNITS)
@@ -80,7 +93,6 @@ async def office(database: Database, authority: Authority, tmp_path: Path) -> As
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         admin = await stack.enter_async_context(admin_of(database, tmp_path, FLASH_AUDITOR_URL=url))
-        browser = await stack.enter_async_context(chromium())
         yield Office(admin, browser, shop, shop._own("s"), str(shop.id("ana", "k")), report)
 
 
