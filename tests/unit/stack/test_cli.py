@@ -29,13 +29,42 @@ def flash(*words: str, home: Path, **environ: str) -> subprocess.CompletedProces
     )
 
 
-@pytest.mark.parametrize("name", [command.name for command in COMMANDS])
-def test_help_answers_without_an_environment_and_names_the_exit_codes(name: str, tmp_path: Path) -> None:
-    done = flash(name, "--help", home=tmp_path / "home")
-    assert done.returncode == Exit.OK
-    assert "exit codes" in done.stdout
-    assert "example" in done.stdout
-    assert not (tmp_path / "home").exists()
+# `./flash NAME --help` for each name, in one process: nearly all of each would be its start.
+EVERY_HELP = """
+import contextlib, io, json, sys
+
+from flashsale.stack.cli import main
+
+told = {}
+for name in sys.argv[1:]:
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        try:
+            code = main([name, "--help"])
+        except SystemExit as end:
+            code = end.code
+    told[name] = code, said.getvalue()
+print(json.dumps(told))
+"""
+NAMES = [command.name for command in COMMANDS]
+
+
+def test_help_answers_without_an_environment_and_names_the_exit_codes(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    done = subprocess.run(
+        [sys.executable, "-c", EVERY_HELP, *NAMES],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{REPOSITORY / 'src'}:{REPOSITORY}", "FLASH_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=True,
+    )
+    told = json.loads(done.stdout)
+    assert list(told) == NAMES
+    for name, (code, text) in told.items():
+        assert code == Exit.OK, name
+        assert "exit codes" in text, name
+        assert "example" in text, name
+    assert not home.exists()
 
 
 def test_an_old_python_can_read_the_launcher_and_is_told_what_to_install(tmp_path: Path) -> None:
