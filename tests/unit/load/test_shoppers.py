@@ -460,7 +460,7 @@ async def load(*arguments: str) -> tuple[int, str, str]:
 
 
 async def test_the_command_tells_the_result_on_stdout_and_progress_on_stderr(tmp_path: Path) -> None:
-    async with StubShop(20).listening() as stub:
+    async with StubShop(20, hold_seconds=5).listening() as stub:  # or who watches a hold lapse would be waited for
         code, output, errors = await load(
             "--targets", f"http://127.0.0.1:{stub.port}", "--sku", SKU, "--shoppers", "200", "--arrival-seconds", "1",
             "--told", str(tmp_path / "told.gz"), "--json",
