@@ -7,15 +7,15 @@ import os
 import re
 import signal
 import ssl
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self
+from typing import IO, Any, NamedTuple, Protocol, Self
 
 from flashsale.settings import REPOSITORY
-from flashsale.stack.processes import dies_with_us
+from flashsale.stack.roles import BALANCER
+from tests import nursery
 from tests.listeners import shut
 from tests.patience import PATIENCE_SECONDS
 from tests.servers import free_port
@@ -177,10 +177,12 @@ class Client:
 
 @dataclass
 class Balancer:
-    """``python -m loadbalancer``."""
+    """``python -m loadbalancer``, born as the product's other processes are. Its workers it starts itself, from nothing."""
 
-    child: asyncio.subprocess.Process
+    child: nursery.Child
     socket: Path  # of its administration
+    log: asyncio.StreamReader  # of requests, if it has one
+    log_pipe: asyncio.ReadTransport
     tls: ssl.SSLContext | None = None  # what clients speak
     port: int = 0
     ops_port: int = 0
@@ -255,7 +257,8 @@ class Balancer:
         """SIGTERM, once: a second one may meet a process that has stopped listening for it."""
         if not self.is_told and self.child.returncode is None:
             self.is_told = True
-            self.child.send_signal(signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and we have not heard of it yet
+                self.child.send_signal(signal.SIGTERM)
 
     async def stop(self) -> int:
         """The exit status after SIGTERM."""
@@ -285,35 +288,30 @@ async def balanced(*servers: Server, **environ: str) -> AsyncIterator[Balancer]:
             await server.start()
     directory = tempfile.TemporaryDirectory(prefix="lb-")
     path = Path(directory.name) / "admin"
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "loadbalancer",
-        env={
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(REPOSITORY),
-            "LB_PORT": "0",
-            "LB_OPS_PORT": "0",
-            "LB_ADMIN_SOCKET": str(path),
-            "LB_CHECK_INTERVAL": "0.1",
-            # A loaded machine is no accident: what a test does not ask for must not happen because of it.
-            "LB_CHECK_TIMEOUT": "10",
-            "LB_CONNECT_TIMEOUT": "10",
-            "LB_EJECT_ERRORS": "0",
-            "LB_SLOW_START": "0",
-            "LB_HEAD_TIMEOUT": "60",
-            "LB_POOL_TIMEOUT": "60",
-            "LB_GRACE": "40",
-            "LB_SERVERS": ",".join(f"{server.name}=127.0.0.1:{server.port}" for server in servers),
-            **environ,
-        },
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        preexec_fn=dies_with_us(signal.SIGKILL),
-    )
-    balancer = Balancer(child, path)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(REPOSITORY),
+        "LB_PORT": "0",
+        "LB_OPS_PORT": "0",
+        "LB_ADMIN_SOCKET": str(path),
+        "LB_CHECK_INTERVAL": "0.1",
+        # A loaded machine is no accident: what a test does not ask for must not happen because of it.
+        "LB_CHECK_TIMEOUT": "10",
+        "LB_CONNECT_TIMEOUT": "10",
+        "LB_EJECT_ERRORS": "0",
+        "LB_SLOW_START": "0",
+        "LB_HEAD_TIMEOUT": "60",
+        "LB_POOL_TIMEOUT": "60",
+        "LB_GRACE": "40",
+        "LB_SERVERS": ",".join(f"{server.name}=127.0.0.1:{server.port}" for server in servers),
+        **environ,
+    }
+    (log, log_pipe, output), (events, _, errors) = await _pipe(), await _pipe()
+    with output, errors:
+        child = await nursery.bear(BALANCER.module, environment, output, errors)
+    balancer = Balancer(child, path, log, log_pipe)
     started = asyncio.Event()
-    listening = asyncio.create_task(_listen(balancer, started))
+    listening = asyncio.create_task(_listen(balancer, events, started))
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             await started.wait()
@@ -326,18 +324,29 @@ async def balanced(*servers: Server, **environ: str) -> AsyncIterator[Balancer]:
         for client in balancer.clients:
             client.leave()
         if child.returncode is None:
-            child.kill()
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()
             await child.wait()
         for server in servers:
             await server.kill()
         await listening
+        log_pipe.close()
         directory.cleanup()
     assert not [line for line in balancer.said if line["level"] not in {"info", "warning"}], balancer.said
 
 
-async def _listen(balancer: Balancer, started: asyncio.Event) -> None:
-    assert balancer.child.stderr
-    async for line in balancer.child.stderr:
+async def _pipe() -> tuple[asyncio.StreamReader, asyncio.ReadTransport, IO[bytes]]:
+    # Both ends, of which one is read here.
+    ours, theirs = os.pipe()
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(ours, "rb", buffering=0)
+    )
+    return reader, transport, os.fdopen(theirs, "wb", buffering=0)
+
+
+async def _listen(balancer: Balancer, events: asyncio.StreamReader, started: asyncio.Event) -> None:
+    async for line in events:
         said = json.loads(line)
         balancer.said.append(said)
         if said["event"] == "loadbalancer.started":

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 PLAIN, GREEN = "plain", "green"
 ASKED_BYTES_MAX = 65_536  # a module's name, its environment, and a page of Python
-HANDLES = 2  # where it writes to, and where its end is told
+HANDLES = 3  # where it writes to, and its errors, and where its end is told
 FIRST_OWN_HANDLE = 3
 
 
@@ -54,16 +54,17 @@ def bear(requests: _socket.socket) -> str:
                 os.close(telling)
                 os.close(handle)
                 continue
-            asked, output, telling = _receive(requests)
+            asked, output, errors, telling = _receive(requests)
             if not asked:
                 return ""
             pid = fork()
             if not pid:
                 tie()
-                return _become(json.loads(asked), output)
+                return _become(json.loads(asked), output, errors)
             children[os.pidfd_open(pid)] = pid, telling
             _tell(telling, pid)
             os.close(output)
+            os.close(errors)
 
 
 def live(module: str) -> NoReturn:
@@ -82,17 +83,18 @@ def live(module: str) -> NoReturn:
     os._exit(status)
 
 
-def _receive(requests: _socket.socket) -> tuple[bytes, int, int]:
+def _receive(requests: _socket.socket) -> tuple[bytes, int, int, int]:
     handles = array.array("i", [-1] * HANDLES)
     asked, attached, _, _ = requests.recvmsg(ASKED_BYTES_MAX, _socket.CMSG_LEN(HANDLES * handles.itemsize))
     for _, _, data in attached:
         handles = array.array("i", data)
-    return asked, handles[0], handles[1]
+    output, errors, telling = handles
+    return asked, output, errors, telling
 
 
-def _become(asked: dict[str, Any], output: int) -> str:
-    for standard in (1, 2):
-        os.dup2(output, standard)
+def _become(asked: dict[str, Any], output: int, errors: int) -> str:
+    os.dup2(output, 1)
+    os.dup2(errors, 2)
     os.closerange(FIRST_OWN_HANDLE, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     resource.setrlimit(resource.RLIMIT_NOFILE, asked["files"])
     os.environ.clear()

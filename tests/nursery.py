@@ -24,12 +24,12 @@ from typing import IO
 
 from flashsale.settings import GEVENT_RABBIT, REPOSITORY
 from flashsale.stack.processes import dies_with_us
-from flashsale.stack.roles import ROLES
+from flashsale.stack.roles import BALANCER, ROLES
 from tests.mother import GREEN, PLAIN
 
 PATH = str(REPOSITORY / "src")
 # Who must be patched before anything is imported has a mother of its own kind.
-KIND = {role.module: GREEN if role.name == GEVENT_RABBIT else PLAIN for role in ROLES}
+KIND = {role.module: GREEN if role.name == GEVENT_RABBIT else PLAIN for role in (*ROLES, BALANCER)}
 
 
 class Child(asyncio.Protocol):
@@ -83,13 +83,16 @@ class Child(asyncio.Protocol):
         self._over.set()  # not before: a loop that ends with this pipe open warns, and fails a test
 
 
-async def bear(module: str, environment: Mapping[str, str], output: IO[bytes], *, first: str = "") -> Child:
-    """What ``python -m module`` would be, if ``first`` were done at its beginning."""
+async def bear(
+    module: str, environment: Mapping[str, str], output: IO[bytes], errors: IO[bytes] | None = None, *, first: str = ""
+) -> Child:
+    """What ``python -m module`` would be, if ``first`` were done at its beginning. Errors go where the output goes, or elsewhere."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)
     asked = {"module": module, "environment": dict(environment), "files": files, "first": first}
     said, saying = os.pipe()
     try:
-        socket.send_fds(_mother(KIND[module]), [json.dumps(asked).encode()], [output.fileno(), saying])
+        handles = [output.fileno(), (errors or output).fileno(), saying]
+        socket.send_fds(_mother(KIND[module]), [json.dumps(asked).encode()], handles)
     finally:
         os.close(saying)
     _, child = await asyncio.get_running_loop().connect_read_pipe(Child, os.fdopen(said, "rb", buffering=0))

@@ -75,9 +75,8 @@ async def test_whoever_looks_twice_can_tell_what_was_between_and_for_how_long_it
 async def test_the_access_log_has_a_line_per_request_and_no_secret() -> None:
     async with balanced(Upstream("a"), LB_ACCESS_LOG="on") as balancer:
         await balancer.ask(b"GET /x?receipt=secret HTTP/1.1\r\nHost: shop\r\nAuthorization: secret\r\n\r\n")
-        assert balancer.child.stdout
         async with asyncio.timeout(PATIENCE_SECONDS):
-            raw = await balancer.child.stdout.readline()
+            raw = await balancer.log.readline()
         line = json.loads(raw)
         assert (line["method"], line["path"], line["status"], line["server"]) == ("GET", "/x", 200, "a")
         assert b"secret" not in raw
@@ -101,9 +100,8 @@ async def test_a_request_has_an_id_of_its_own_which_the_log_knows() -> None:
         assert "mine-1234" not in ids  # a stranger's
         # Passed on as it came: a parent of our own, whose span nobody is told, would cut the trace in two.
         assert server.requests[2].fields["traceparent"].endswith("-00f067aa0ba902b7-01")
-        assert balancer.child.stdout
         async with asyncio.timeout(PATIENCE_SECONDS):
-            logged = [json.loads(await balancer.child.stdout.readline())["request_id"] for _ in range(3)]
+            logged = [json.loads(await balancer.log.readline())["request_id"] for _ in range(3)]
         assert logged == ids
 
 
@@ -132,7 +130,7 @@ async def test_a_balancer_refuses_what_it_has_had_before_and_not_what_another_ha
 
 async def test_a_log_that_nobody_reads_any_more_stops_nothing() -> None:
     async with balanced(Upstream("a"), LB_ACCESS_LOG="on") as balancer:
-        balancer.child._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
+        balancer.log_pipe.close()
         client = await balancer.client()
 
         async def is_told() -> bool:
