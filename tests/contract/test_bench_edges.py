@@ -31,6 +31,6 @@ async def test_every_edge_says_what_it_should(tmp_path: Path) -> None:
         names=Names("edges"),
         say=print,
     )
-    section = await edges.measure(field, edges.Effort(1, 1, 1))
+    section = await edges.measure(field, edges.QUICK)
     assert [row[2] for row in section.rows] == [one.name for one in edges.CONTESTANTS]
     assert {len(row) for row in section.rows} == {len(section.header)}
