@@ -275,14 +275,15 @@ def _sides(document: Document) -> str:
 def _variants(document: Document) -> str:
     rows = [row for row in document["variants"] if row["metric"] == "response_p99" and row["low"] is not None]
     if not rows:
-        return f"A choice of the balancer's algorithms {NOT_MEASURED}."
+        compared = any(case["variant"].startswith("algorithm=") for case in document["cases"])
+        return "each was looked at too seldom for an interval." if compared else f"a choice of it {NOT_MEASURED}."
     told = [
         f"{row['second']} to {row['first']} {effect_text({**row, 'is_ratio': True})} with {document['labels'][row['label']]}"
         for row in rows
         if row["low"] > 1 or row["high"] < 1
     ]
     return (
-        f"p99: {_listed(told, '; ')}." if told else "In p99 no variant's interval leaves out equality with the first."
+        f"p99, {_listed(told, '; ')}." if told else "in p99 no variant's interval leaves out equality with the first."
     )
 
 

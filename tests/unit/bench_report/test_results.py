@@ -310,6 +310,12 @@ def test_algorithms_are_compared_with_the_first_in_the_same_block(tmp_path: Path
     assert row["estimate"] == pytest.approx(1.2)
 
 
+def test_algorithms_of_a_single_block_were_looked_at_and_say_nothing(tmp_path: Path) -> None:
+    for setting, said in (("algorithm=", "too seldom"), ("servers=", "not measured")):
+        made = [MadeUp("mine", {"A": SAME["A"]}, f"{setting}{n}", blocks=1, noise_blocks=0) for n in (1, 2)]
+        assert said in str(words.words(document(tmp_path / setting, *made))["variants"])
+
+
 def test_the_labs_result_is_taken_along(tmp_path: Path) -> None:
     strategy = {
         "name": "sql_read_then_write", "title": "SQL: read, then write", "summary": "Reads, then writes.", "text": "", "ours": False, "stores": ["postgres"],
