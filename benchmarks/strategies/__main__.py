@@ -37,7 +37,8 @@ async def main() -> int:
                     _say(f"given up: {error}")
                     return 1
     pictures = draw(found, options.pictures)
-    print(json.dumps(whole(found, list(map(str, pictures)))))
+    # by name, since they lie beside the result: it is handed on with a report, and whose disk it was says nothing to anybody
+    print(json.dumps(whole(found, [picture.name for picture in pictures])))
     return 0
 
 
