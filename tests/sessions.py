@@ -55,7 +55,7 @@ class _TryLater:
         if request.headers.get(wire.RECEIPT_HEADER) in self._receipts:
             first = CIMultiDict(answer.headers)
             first.popall(wire.REPLAYED_HEADER, None)
-            answer._headers = CIMultiDictProxy(first)
+            answer._headers = answer._cache["headers"] = CIMultiDictProxy(first)  # which aiohttp keeps once it was read
         if is_wish and answer.ok:
             self._answered.add(wish)
         return answer
