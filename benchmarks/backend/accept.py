@@ -101,11 +101,12 @@ async def _load(field: Field, server: Server, what: str, seconds: int) -> load.S
 async def _at_rest(server: Server) -> Counter[str]:
     await asyncio.sleep(ON_THE_WAY_SECONDS)
     told = await verdicts(server)
-    while True:  # on a busy machine some are on the way for longer
-        await asyncio.sleep(LOOK_SECONDS)
-        before, told = told, await verdicts(server)
-        if told == before:
-            return told
+    async with asyncio.timeout(checkout.SILENT_SECONDS):
+        while True:  # on a busy machine some are on the way for longer
+            await asyncio.sleep(LOOK_SECONDS)
+            before, told = told, await verdicts(server)
+            if told == before:
+                return told
 
 
 def section(seen: Mapping[Cell, Sequence[load.Seen]], effort: Effort) -> Section:
