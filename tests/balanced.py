@@ -306,9 +306,15 @@ async def balanced(*servers: Server, **environ: str) -> AsyncIterator[Balancer]:
         "LB_SERVERS": ",".join(f"{server.name}=127.0.0.1:{server.port}" for server in servers),
         **environ,
     }
-    (log, log_pipe, output), (events, _, errors) = await _pipe(), await _pipe()
-    with output, errors:
-        child = await nursery.bear(BALANCER.module, environment, output, errors)
+    log, log_pipe, output = await _pipe()
+    events, events_pipe, errors = await _pipe()
+    try:
+        with output, errors:
+            child = await nursery.bear(BALANCER.module, environment, output, errors)
+    except BaseException:
+        log_pipe.close()
+        events_pipe.close()
+        raise
     balancer = Balancer(child, path, log, log_pipe)
     started = asyncio.Event()
     listening = asyncio.create_task(_listen(balancer, events, started))
