@@ -17,6 +17,7 @@ import pytest
 from flashsale.authority.client import Attempt, Authority, Told
 from flashsale.contract.wire import Cart, Line, purchase_id
 from tests.databases import Database, patient
+from tests.patience import PATIENCE_SECONDS
 
 SKUS = ["a", "b", "c", "d"]
 BUYERS = [f"buyer{number}" for number in range(40)]
@@ -27,7 +28,7 @@ DUEL_SKUS = [f"sku{number}" for number in range(50)]
 STOCK = 30  # per SKU; the buyers' limits together ask for eight times as much
 WEATHER = ("held", "sold_out", "over_limit", "sale_not_open", "cancelled", "expired", "pauses", "restocks")
 ENDED = 40  # holds that everybody wants to end at once
-CALM_S = 60  # a storm on a slow machine may rage this much longer until it has seen all of WEATHER
+CALM_S = PATIENCE_SECONDS  # a storm on a slow machine may rage this much longer until it has seen all of WEATHER
 KINDS = ("new purchases", "new quotas", "old quotas", "stock")  # which rows both want
 
 

@@ -39,8 +39,6 @@ HERE, PAYMENTS, GATE = (
     "tests/failure/test_" + name for name in ("crash_table.py", "payments_crashes.py", "gate_accidents.py")
 )
 
-
-pytestmark = pytest.mark.timeout(300)  # of hangs: processes start two or three times in each
 KEYS = 1_000
 QUEUED = ("gevent_rabbit.", "checkout.")
 

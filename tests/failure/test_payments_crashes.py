@@ -348,6 +348,7 @@ async def test_postgresql_away_costs_no_message_a_try(till: Till, how: str) -> N
     for purchase in purchases:
         await till.comes_to(purchase, "PAID")
         assert till.entries(purchase) == ["authorized", "captured"]
+    assert await till.counted(tries[1]) == before[1]
 
 
 async def test_a_row_that_is_locked_costs_its_own_message_a_try_and_the_others_nothing(till: Till) -> None:

@@ -45,8 +45,6 @@ HERE, WORKERS, CONFIRMS, FRONTS, RECEIPTS, DEPENDENCIES = (
     )
 )
 
-pytestmark = pytest.mark.timeout(600)  # of hangs: processes start several times in each
-
 TABLE = MappingProxyType(
     {
         "B1": Row(
