@@ -26,7 +26,7 @@ hypothesis.settings.load_profile("patient")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--storm-seconds", type=float, default=6, help="how long tests/contract/test_storm.py storms")
+    parser.addoption("--storm-seconds", type=float, default=3, help="how long tests/contract/test_storm.py storms")
     parser.addoption(
         "--fuzz-seconds", type=float, default=4, help="how long tests/failure/test_loadbalancer_fuzz.py goes on"
     )
