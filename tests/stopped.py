@@ -30,8 +30,7 @@ class Stopped:
             heard = asyncio.Event()
             asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, heard.set)
             signal.raise_signal(self._second)
-            signal.raise_signal(
-                signal.SIGUSR1
-            )  # a loop hears signals in their order: whatever the second does is done by then
+            # A loop hears signals in their order: whatever the second does is done by then.
+            signal.raise_signal(signal.SIGUSR1)
             await heard.wait()
             self.is_tidy = True

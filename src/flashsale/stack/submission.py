@@ -210,11 +210,8 @@ def _added(root: Path, name: str) -> str | None:
     # It was made, and git was not told.
     try:
         return f"git add {name}" if next(root.glob(name), None) else None
-    except (
-        NotImplementedError,
-        ValueError,
-        OSError,
-    ):  # of what is no name from the root: `/metrics`, or longer than names can be
+    # What is no name from the root: `/metrics`, or longer than names can be.
+    except (NotImplementedError, ValueError, OSError):
         return None
 
 
